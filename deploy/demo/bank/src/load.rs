@@ -1,0 +1,166 @@
+//! The load generator: makes the calls of the demo's table in turn, at a steady rate whatever the answers take, and counts
+//! which came out as the table says. Each HTTP and gRPC call carries a trace id that starts with the run's own number, so
+//! that its records can be counted afterwards.
+
+mod calls;
+mod table;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use serde::Serialize;
+use tokio::sync::{Mutex, Semaphore};
+use tokio::task::JoinSet;
+
+use self::calls::{Callers, Outcome};
+use self::table::{Expect, Row, TABLE};
+
+/// Calls under way at most; past that the generator waits, and counts that it did.
+const IN_FLIGHT: usize = 512;
+const STATS_EVERY: Duration = Duration::from_millis(500);
+const LAST_CALLS: Duration = Duration::from_secs(5);
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// A workload's outbound listener, as `east/bank/web=127.0.0.1:15001`; once for each.
+    #[arg(long = "outbound", value_parser = parse_outbound)]
+    outbounds: Vec<(String, SocketAddr)>,
+    /// Calls per second in total.
+    #[arg(long, default_value_t = 20.0)]
+    rate: f64,
+    /// Where to keep the counts, as JSON.
+    #[arg(long)]
+    stats: PathBuf,
+    /// End after this many calls.
+    #[arg(long)]
+    calls: Option<u64>,
+}
+
+fn parse_outbound(text: &str) -> Result<(String, SocketAddr), String> {
+    let (name, address) = text.split_once('=').ok_or_else(|| format!("`{text}` is not NAME=ADDRESS"))?;
+    let address = address.parse().map_err(|error| format!("`{address}`: {error}"))?;
+    Ok((name.to_owned(), address))
+}
+
+/// What one line of the table came to.
+#[derive(Default, Clone, Serialize)]
+struct Count {
+    source: &'static str,
+    destination: &'static str,
+    action: &'static str,
+    expect: &'static str,
+    cross_cluster: bool,
+    traced: bool,
+    calls: u64,
+    as_expected: u64,
+    last_unexpected: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Stats {
+    /// Trace ids of this run start with these 16 hex digits.
+    trace_prefix: String,
+    waited: u64,
+    /// False while calls are still being made.
+    finished: bool,
+    rows: BTreeMap<&'static str, Count>,
+}
+
+/// Calls until SIGINT, SIGTERM or `--calls`; ends calls under way within seconds and writes the final counts.
+pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    if !(arguments.rate.is_finite() && arguments.rate > 0.0 && arguments.rate <= 100_000.0) {
+        bail!("--rate `{}` must be above 0 and at most 100000 calls a second", arguments.rate);
+    }
+    let callers = Arc::new(Callers::new(&arguments.outbounds)?);
+    let trace_prefix = format!("{:016x}", fastrand::u64(1..));
+    let stats = Arc::new(Mutex::new(Stats {
+        trace_prefix: trace_prefix.clone(),
+        waited: 0,
+        finished: false,
+        rows: TABLE.iter().map(|row| (row.name, count_of(row))).collect(),
+    }));
+
+    let number = AtomicU64::new(1);
+    let slots = Arc::new(Semaphore::new(IN_FLIGHT));
+    let mut under_way = JoinSet::new();
+    let mut ticks = tokio::time::interval(Duration::from_secs_f64(1.0 / arguments.rate));
+    let mut writes = tokio::time::interval(STATS_EVERY);
+    writes.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let stopped = crate::serve::stopped();
+    tokio::pin!(stopped);
+    let mut rows = TABLE.iter().cycle();
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut stopped => break,
+            _ = writes.tick() => write(&arguments.stats, &*stats.lock().await)?,
+            Some(_) = under_way.join_next(), if !under_way.is_empty() => {}
+            _ = ticks.tick() => {
+                let n = number.fetch_add(1, Ordering::Relaxed);
+                if arguments.calls.is_some_and(|calls| n > calls) {
+                    break;
+                }
+                let Some(row) = rows.next() else { break };
+                let slot = match Arc::clone(&slots).try_acquire_owned() {
+                    Ok(slot) => slot,
+                    Err(_) => {
+                        stats.lock().await.waited += 1;
+                        Arc::clone(&slots).acquire_owned().await.context("the load generator's slots closed")?
+                    }
+                };
+                let (callers, stats) = (Arc::clone(&callers), Arc::clone(&stats));
+                let trace_id = format!("{trace_prefix}{n:016x}");
+                under_way.spawn(async move {
+                    let outcome = callers.call(row, &trace_id).await;
+                    note(&mut *stats.lock().await, row, &outcome);
+                    drop(slot);
+                });
+            }
+        }
+    }
+    let rest = async { while under_way.join_next().await.is_some() {} };
+    let ended = tokio::time::timeout(LAST_CALLS, rest).await.is_ok();
+    let mut stats = stats.lock().await;
+    stats.finished = ended;
+    write(&arguments.stats, &stats)
+}
+
+fn count_of(row: &Row) -> Count {
+    Count {
+        source: row.source,
+        destination: row.destination,
+        action: row.action(),
+        expect: match row.expect {
+            Expect::Allow(_) => "allow",
+            Expect::Deny => "deny",
+        },
+        cross_cluster: row.cross_cluster,
+        traced: row.traced(),
+        ..Count::default()
+    }
+}
+
+fn note(stats: &mut Stats, row: &Row, outcome: &Outcome) {
+    let Some(count) = stats.rows.get_mut(row.name) else { return };
+    count.calls += 1;
+    match row.verdict(outcome) {
+        Ok(()) => count.as_expected += 1,
+        Err(what) => {
+            tracing::warn!(call = row.name, %what, "a call did not come out as the table says");
+            count.last_unexpected = Some(what);
+        }
+    }
+}
+
+/// Whole or not at all: readers never see half a file.
+fn write(path: &Path, stats: &Stats) -> anyhow::Result<()> {
+    let temporary = path.with_extension("tmp");
+    std::fs::write(&temporary, serde_json::to_vec_pretty(stats)?)
+        .with_context(|| format!("cannot write `{}`", temporary.display()))?;
+    std::fs::rename(&temporary, path).with_context(|| format!("cannot write `{}`", path.display()))
+}
