@@ -50,7 +50,8 @@ impl Ledger {
         if let Some(client) = slot.as_ref().filter(|client| !client.is_closed()) {
             return Ok(Arc::clone(client));
         }
-        let opened = tokio::time::timeout(DATABASE_TIMEOUT, self.open()).await.context("ledger-db did not answer")??;
+        let opened =
+            tokio::time::timeout(DATABASE_TIMEOUT, self.open()).await.context("ledger-db did not answer")??;
         let client = Arc::new(opened);
         *slot = Some(Arc::clone(&client));
         Ok(client)

@@ -69,7 +69,11 @@ async fn call_untimed(
 }
 
 /// Opens a TCP connection to `authority` ("host:port") with `CONNECT`.
-pub(crate) async fn connect(outbound: SocketAddr, authority: &str, traceparent: Option<&str>) -> anyhow::Result<TcpStream> {
+pub(crate) async fn connect(
+    outbound: SocketAddr,
+    authority: &str,
+    traceparent: Option<&str>,
+) -> anyhow::Result<TcpStream> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     let mut stream = TcpStream::connect(outbound).await?;

@@ -13,10 +13,7 @@ use serde_json::{Value, json};
 use crate::outbound;
 
 pub(crate) async fn run(listen: SocketAddr, outbound: SocketAddr) -> anyhow::Result<()> {
-    let router = Router::new()
-        .route("/daily", get(daily))
-        .route("/healthz", get(async || "ok"))
-        .with_state(outbound);
+    let router = Router::new().route("/daily", get(daily)).route("/healthz", get(async || "ok")).with_state(outbound);
     crate::serve::serve(listen, router).await
 }
 

@@ -66,10 +66,8 @@ impl Callers {
     }
 
     async fn call_untimed(&self, row: &Row, traceparent: &str) -> anyhow::Result<Outcome> {
-        let outbound = *self
-            .outbounds
-            .get(row.source)
-            .with_context(|| format!("no --outbound was given for `{}`", row.source))?;
+        let outbound =
+            *self.outbounds.get(row.source).with_context(|| format!("no --outbound was given for `{}`", row.source))?;
         match row.call {
             Call::Get { uri } => http(outbound, Method::GET, uri, "", traceparent).await,
             Call::Post { uri, body } => http(outbound, Method::POST, uri, body, traceparent).await,

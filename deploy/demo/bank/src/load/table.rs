@@ -13,12 +13,19 @@ pub(crate) struct Row {
 }
 
 pub(crate) enum Call {
-    Get { uri: &'static str },
-    Post { uri: &'static str, body: &'static str },
+    Get {
+        uri: &'static str,
+    },
+    Post {
+        uri: &'static str,
+        body: &'static str,
+    },
     Pay,
     Refund,
     /// Opens a TCP connection and asks PostgreSQL whether it speaks TLS, the shortest question it answers.
-    Tcp { authority: &'static str },
+    Tcp {
+        authority: &'static str,
+    },
 }
 
 pub(crate) enum Expect {
@@ -53,7 +60,7 @@ impl Row {
             (Expect::Deny, Outcome::Grpc { code, decision }) => *code == tonic::Code::PermissionDenied && *decision,
             (Expect::Allow(_), Outcome::Tcp { answered }) => *answered,
             (Expect::Deny, Outcome::Tcp { answered }) => !answered,
-            (_, Outcome::Failed(_)) => false,
+            (_, Outcome::Failed(what)) => return Err(what.clone()),
         };
         if fits { Ok(()) } else { Err(format!("{outcome:?}")) }
     }
@@ -136,7 +143,10 @@ pub(crate) const TABLE: &[Row] = &[
         name: "reporting-ledger-post",
         source: "west/bank/reporting",
         destination: "east/bank/ledger",
-        call: Call::Post { uri: "http://ledger.bank.svc.clusterset.local/accounts/1/entries", body: r#"{"amount": 1}"# },
+        call: Call::Post {
+            uri: "http://ledger.bank.svc.clusterset.local/accounts/1/entries",
+            body: r#"{"amount": 1}"#,
+        },
         expect: Expect::Deny,
         cross_cluster: true,
     },
