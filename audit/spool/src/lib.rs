@@ -1,1 +1,22 @@
+//! What every producer of audit records uses: the record and its frozen canonical encoding, a durable
+//! spool on local disk, and the shipper that carries the spool to the audit service.
+//!
+//! Invariants:
+//! - A record whose [`Spool::append`] returned `Ok` is either acknowledged by the audit service or still in
+//!   the spool (within what the configured [`Durability`] promises).
+//! - A spool that cannot keep a record says so; callers deny. Nothing is dropped in silence.
+//! - The canonical encoding of version 1 never changes (`docs/record-encoding.md`).
 
+mod commitment;
+mod encoding;
+mod record;
+mod refusals;
+mod ship;
+mod spool;
+
+pub use commitment::{Opening, RandomError, Salts, commit};
+pub use encoding::{DecodeError, Encoded, MAX_CANONICAL_BYTES, VERSION, leaf_hash};
+pub use record::{Enforcement, Kind, Record};
+pub use refusals::{RefusalAggregator, Refused};
+pub use ship::{ship, ship_over};
+pub use spool::{Durability, OnFull, Spool, SpoolConfig, SpoolError, SpoolStats};
