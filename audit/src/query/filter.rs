@@ -1,0 +1,129 @@
+//! What to look for, and where a page ends.
+
+use std::fmt;
+use std::str::FromStr;
+
+use sqlx::{Postgres, QueryBuilder};
+use uuid::Uuid;
+
+/// What to look for; every field that is set must match. Times are Unix microseconds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Filter {
+    /// Origin of the log (`<trust domain>/signet-log`).
+    pub log: Option<String>,
+    /// SPIFFE ID of the caller.
+    pub source: Option<String>,
+    /// SPIFFE ID of the workload that was called.
+    pub destination: Option<String>,
+    /// `<trust domain>/<namespace>/<name>`.
+    pub service: Option<String>,
+    /// A Cedar action id such as `http:GET`.
+    pub action: Option<String>,
+    /// `true` for allowed ones only, `false` for denied ones only.
+    pub allow: Option<bool>,
+    /// Id of a policy that determined the decision.
+    pub policy: Option<String>,
+    /// Commit of the policy bundle.
+    pub commit: Option<String>,
+    /// Stable reason.
+    pub reason: Option<String>,
+    /// W3C trace id.
+    pub trace_id: Option<String>,
+    /// At or after.
+    pub from_us: Option<i64>,
+    /// Before.
+    pub to_us: Option<i64>,
+}
+
+impl Filter {
+    /// Appends ` AND ..` for each field that is set, over the view `entries`.
+    pub(super) fn push(&self, query: &mut QueryBuilder<Postgres>) {
+        let texts = [
+            (" AND log = ", &self.log),
+            (" AND source_spiffe_id = ", &self.source),
+            (" AND destination_spiffe_id = ", &self.destination),
+            (" AND destination_service = ", &self.service),
+            (" AND action = ", &self.action),
+            (" AND policy_commit = ", &self.commit),
+            (" AND reason = ", &self.reason),
+            (" AND trace_id = ", &self.trace_id),
+        ];
+        for (clause, value) in texts {
+            if let Some(value) = value {
+                query.push(clause).push_bind(without_nul(value));
+            }
+        }
+        if let Some(policy) = &self.policy {
+            query.push(" AND policy_ids @> ARRAY[").push_bind(without_nul(policy)).push("]");
+        }
+        if let Some(allow) = self.allow {
+            query.push(if allow { " AND allow" } else { " AND NOT allow" });
+        }
+        if let Some(from) = self.from_us {
+            query.push(" AND time >= ");
+            push_time(query, from);
+        }
+        if let Some(to) = self.to_us {
+            query.push(" AND time < ");
+            push_time(query, to);
+        }
+    }
+}
+
+/// PostgreSQL's text has no NUL: a value with one was stored with the replacement character.
+pub(crate) fn without_nul(value: &str) -> String {
+    value.replace('\0', "\u{fffd}")
+}
+
+/// Earliest and latest time that the store keeps in its column, years 1 and 9999; the canonical bytes keep the rest.
+pub(crate) const TIME_RANGE_US: std::ops::RangeInclusive<i64> = -62_135_596_800_000_000..=253_402_300_799_999_999;
+
+pub(super) fn push_time(query: &mut QueryBuilder<Postgres>, time_us: i64) {
+    let time_us = time_us.clamp(*TIME_RANGE_US.start(), *TIME_RANGE_US.end());
+    // Whole microseconds as an interval are exact; to_timestamp would go through a float.
+    query.push("(timestamptz 'epoch' + ").push_bind(time_us).push(" * interval '1 microsecond')");
+}
+
+/// Where a page ends: time and id of its last row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Position {
+    pub(super) time_us: i64,
+    pub(super) id: Uuid,
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.time_us, self.id.simple())
+    }
+}
+
+/// The cursor was not made by this library.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a cursor; pass `next` of an earlier page, or nothing to begin")]
+pub struct InvalidCursor(pub(crate) String);
+
+impl FromStr for Position {
+    type Err = InvalidCursor;
+
+    fn from_str(text: &str) -> Result<Self, InvalidCursor> {
+        let invalid = || InvalidCursor(text.to_owned());
+        let (time, id) = text.split_once('.').ok_or_else(invalid)?;
+        Ok(Self { time_us: time.parse().map_err(|_| invalid())?, id: Uuid::try_parse(id).map_err(|_| invalid())? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn a_position_survives_being_a_cursor() {
+        let position = Position { time_us: -7, id: Uuid::from_u128(42) };
+        assert_eq!(position.to_string().parse::<Position>().unwrap(), position);
+        for bad in ["", ".", "1", "1.", "x.00000000000000000000000000000000", "1.zz"] {
+            assert!(bad.parse::<Position>().is_err(), "{bad}");
+        }
+    }
+}
