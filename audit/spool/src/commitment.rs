@@ -11,7 +11,7 @@ use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 const DOMAIN: &[u8] = b"signet-record-commitment-v1\0";
 
 /// Bytes of a salt.
-pub const SALT_BYTES: usize = 16;
+pub(crate) const SALT_BYTES: usize = 16;
 
 /// How many salts are taken from the system's generator at once.
 const BATCH: usize = 64;
