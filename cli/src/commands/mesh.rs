@@ -1,0 +1,155 @@
+//! `signet mesh`: what the control planes know and whom they lead.
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use serde::Serialize;
+use signet_api::control::{MeshRequest, MeshState};
+
+use crate::arguments::Global;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::output::{self, Row};
+use crate::rpc::{Operator, failure};
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// List services, their own and those of linked clusters.
+    Services {
+        /// Of this cluster only.
+        #[arg(long)]
+        cluster: Option<String>,
+    },
+    /// List sidecars and gateways with what each enforces.
+    Proxies {
+        /// Of this cluster only.
+        #[arg(long)]
+        cluster: Option<String>,
+    },
+}
+
+#[derive(Serialize)]
+struct Service {
+    cluster: String,
+    service: String,
+    hosts: Vec<String>,
+    port: u32,
+    protocol: String,
+    endpoints: u32,
+    exported: bool,
+    via: String,
+}
+
+impl Row for Service {
+    const COLUMNS: &'static [&'static str] =
+        &["cluster", "service", "port", "protocol", "endpoints", "exported", "via", "ask for it as"];
+
+    fn cells(&self) -> Vec<String> {
+        // The longest name is the one that works from everywhere.
+        let host = self.hosts.iter().max_by_key(|host| host.len()).cloned().unwrap_or_default();
+        vec![
+            self.cluster.clone(),
+            self.service.clone(),
+            self.port.to_string(),
+            self.protocol.clone(),
+            self.endpoints.to_string(),
+            if self.exported { "yes" } else { "" }.to_owned(),
+            self.via.clone(),
+            host,
+        ]
+    }
+}
+
+#[derive(Serialize)]
+struct Proxy {
+    cluster: String,
+    spiffe_id: String,
+    kind: String,
+    connected: bool,
+    acked_version: u64,
+    policy_commit: String,
+    bundle_digest: String,
+    last_error: String,
+}
+
+impl Row for Proxy {
+    const COLUMNS: &'static [&'static str] = &["cluster", "spiffe id", "kind", "policy commit", "state"];
+
+    fn cells(&self) -> Vec<String> {
+        let state = match (self.connected, self.last_error.as_str()) {
+            (false, _) => "not connected".to_owned(),
+            (true, "") => "ok".to_owned(),
+            (true, error) => error.to_owned(),
+        };
+        let commit = self.policy_commit.get(..12).unwrap_or(&self.policy_commit).to_owned();
+        vec![self.cluster.clone(), self.spiffe_id.clone(), self.kind.clone(), commit, state]
+    }
+}
+
+pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<ExitCode, Failure> {
+    let context = Context::load(global.context.as_deref())?;
+    match arguments.command {
+        Command::Services { cluster } => {
+            let states = states(&context, cluster.as_deref()).await?;
+            let services: Vec<Service> = states.into_iter().flat_map(|(name, state)| services(&name, state)).collect();
+            output::rows(global.output, &services, "The control planes know no service.")?;
+        }
+        Command::Proxies { cluster } => {
+            let states = states(&context, cluster.as_deref()).await?;
+            let proxies: Vec<Proxy> = states.into_iter().flat_map(|(name, state)| proxies(&name, state)).collect();
+            output::rows(global.output, &proxies, "No sidecar or gateway has connected.")?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn states(context: &Context, only: Option<&str>) -> Result<Vec<(String, MeshState)>, Failure> {
+    let mut states = Vec::new();
+    for (name, cluster, operator) in Operator::of_each(context, only).await? {
+        let state = operator
+            .control()
+            .mesh(MeshRequest {})
+            .await
+            .map_err(|status| failure("cannot ask the control plane", &cluster.control, &status))?
+            .into_inner();
+        for error in &state.manifest_errors {
+            eprintln!("warning: {name}: {}", output::printable(error));
+        }
+        states.push((name.to_owned(), state));
+    }
+    Ok(states)
+}
+
+fn services(cluster: &str, state: MeshState) -> Vec<Service> {
+    let service = |service: signet_api::control::ServiceStatus| Service {
+        cluster: cluster.to_owned(),
+        service: service.service,
+        hosts: service.hosts,
+        port: service.port,
+        protocol: service.protocol,
+        endpoints: service.endpoints,
+        exported: service.exported,
+        via: service.via,
+    };
+    state.services.into_iter().map(service).collect()
+}
+
+fn proxies(cluster: &str, state: MeshState) -> Vec<Proxy> {
+    let proxy = |proxy: signet_api::control::ProxyStatus| Proxy {
+        cluster: cluster.to_owned(),
+        spiffe_id: proxy.spiffe_id,
+        kind: proxy.kind,
+        connected: proxy.connected,
+        acked_version: proxy.acked_version,
+        policy_commit: proxy.policy_commit,
+        bundle_digest: proxy.bundle_digest,
+        last_error: proxy.last_error,
+    };
+    state.proxies.into_iter().map(proxy).collect()
+}
