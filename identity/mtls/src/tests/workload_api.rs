@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::Arc;
 
 use futures::Stream;
 use rustls::pki_types::CertificateDer;
@@ -74,7 +73,7 @@ fn message(svid: &Svid, own: &CertificateDer<'_>, federated: &[(&str, Certificat
     X509svidResponse {
         svids: vec![X509svid {
             spiffe_id: svid.id.to_string(),
-            x509_svid: svid.chain.concat(),
+            x509_svid: svid.chain.iter().flat_map(|cert| cert.to_vec()).collect(),
             x509_svid_key: svid.key_der().to_vec(),
             bundle: own.to_vec(),
             hint: "internal".to_owned(),
@@ -113,7 +112,6 @@ async fn follows_the_agent_through_rotation_and_restart() {
     let root = east.certificate();
     let federated = [("spiffe://west.bank.example", west.certificate())];
     let (sender, receiver) = watch::channel(message(&east.issue(&id(WEB), WAIT), &root, &federated));
-    let sender = Arc::new(sender);
     let running = agent(&path, receiver);
 
     let address = format!("unix:{}", path.display());
@@ -130,6 +128,8 @@ async fn follows_the_agent_through_rotation_and_restart() {
 
     running.abort();
     let _ = running.await;
+    // Connections that tonic has accepted live on without their listener; the stream's end is what closes them.
+    drop(sender);
     assert_eq!(source.current().svids.len(), 1, "what it had was lost with the agent");
     let (_sender, receiver) = watch::channel(message(&west.issue(&id(FRAUD), WAIT), &west.certificate(), &[]));
     let running = agent(&path, receiver);
