@@ -1,0 +1,68 @@
+# Signet. `make help` lists what there is; the README's two commands are `make demo` and `make test`.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo build test lint fmt bench web web-test setup-build setup-run setup-test setup-bench clean
+
+# Which arguments the demo gets: make demo ARGS="--rate 50 --seconds 60"
+ARGS ?=
+PROGRAMS := -p signet -p signet-identity -p signet-proxy -p signet-gateway -p signet-control -p signet-audit -p signet-ui -p signet-bank
+WEB := ui/web
+# Node.js: the system's when it is new enough, else one of our own below .tools.
+NODE = PATH="$$($(CURDIR)/scripts/node.sh):$$PATH"
+
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: build setup-run ## Install what is missing, build, and run two federated clusters on this machine (ARGS="--seconds 60").
+	target/release/signet demo $(ARGS)
+
+build: setup-build web ## Build the release programs into target/release, and all that running them needs.
+	cargo build --release --locked $(PROGRAMS)
+
+test: setup-test web web-test ## Set up, then run every test, those over a running demo included.
+	cargo build --locked --workspace --bins
+	cargo test --locked --workspace
+
+lint: setup-build web ## Check formatting, lints, dependencies and the house rules.
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo run --locked --quiet -p xtask -- tidy
+	scripts/deny.sh
+	cd $(WEB) && $(NODE) npm run lint
+
+fmt: ## Format the Rust code.
+	cargo fmt --all
+
+bench: setup-bench build ## Measure Signet beside nginx and HAProxy in one interleaved run.
+	cargo run --release --locked -p signet-tests --bin bench -- $(ARGS)
+
+web: $(WEB)/dist/index.html ## Build the dashboard's assets.
+
+$(WEB)/node_modules/.package-lock.json: $(WEB)/package.json $(WEB)/package-lock.json scripts/node.sh | setup-build
+	cd $(WEB) && $(NODE) npm ci --no-audit --no-fund
+	touch $@
+
+$(WEB)/dist/index.html: $(WEB)/node_modules/.package-lock.json $(shell find $(WEB)/app $(WEB)/index.html $(WEB)/vite.config.ts -type f 2>/dev/null)
+	cd $(WEB) && $(NODE) npm run build
+	touch $@
+
+web-test: web
+	cd $(WEB) && $(NODE) npm test
+
+setup-build:
+	@scripts/setup.sh build
+
+setup-run:
+	@scripts/setup.sh run
+
+setup-test: setup-build
+	@scripts/setup.sh run test
+
+setup-bench: setup-build
+	@scripts/setup.sh run bench
+
+clean: ## Remove what was built.
+	cargo clean
+	rm -rf $(WEB)/dist $(WEB)/node_modules .tools
