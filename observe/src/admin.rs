@@ -5,7 +5,7 @@ mod readiness;
 mod tests;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -36,7 +36,7 @@ pub struct Admin {
 }
 
 struct State {
-    registry: Registry,
+    registry: Arc<Mutex<Registry>>,
     config: serde_json::Value,
     readiness: Readiness,
 }
@@ -44,13 +44,13 @@ struct State {
 impl Admin {
     /// Serves the metrics of `registry`.
     pub fn new(registry: Registry) -> Self {
-        Self {
-            state: State {
-                registry,
-                config: serde_json::Value::Null,
-                readiness: Readiness::default(),
-            },
-        }
+        let registry = Arc::new(Mutex::new(registry));
+        Self { state: State { registry, config: serde_json::Value::Null, readiness: Readiness::default() } }
+    }
+
+    /// The registry, to add metrics of what comes up after the listener.
+    pub fn registry(&self) -> Arc<Mutex<Registry>> {
+        Arc::clone(&self.state.registry)
     }
 
     /// What `/config` shows. Secrets must be redacted by the caller, who knows them.
@@ -76,11 +76,7 @@ impl Admin {
         let bind = |source| ObserveError::AdminBind { address, source };
         let listener = TcpListener::bind(address).await.map_err(bind)?;
         let local = listener.local_addr().map_err(bind)?;
-        Ok(BoundAdmin {
-            listener,
-            local,
-            state: Arc::new(self.state),
-        })
+        Ok(BoundAdmin { listener, local, state: Arc::new(self.state) })
     }
 }
 
@@ -148,60 +144,35 @@ impl BoundAdmin {
 
 fn answer<B>(state: &State, request: &Request<B>) -> Response<Full<Bytes>> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return reply(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "text/plain",
-            "the admin listener only reads; use GET\n",
-        );
+        return reply(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "the admin listener only reads; use GET\n");
     }
     match request.uri().path() {
         "/livez" => reply(StatusCode::OK, "text/plain", "ok\n"),
         "/readyz" => {
             let (ready, text) = state.readiness.report();
-            let status = if ready {
-                StatusCode::OK
-            } else {
-                StatusCode::SERVICE_UNAVAILABLE
-            };
+            let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
             reply(status, "text/plain", text)
         }
         "/metrics" => {
             let mut text = String::new();
-            match prometheus_client::encoding::text::encode(&mut text, &state.registry) {
-                Ok(()) => reply(
-                    StatusCode::OK,
-                    "application/openmetrics-text; version=1.0.0; charset=utf-8",
-                    text,
-                ),
-                Err(_) => reply(
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    "text/plain",
-                    "metrics could not be encoded\n",
-                ),
+            // Registering cannot leave the registry half written, so a poisoned lock is still good to read.
+            let registry = state.registry.lock().unwrap_or_else(PoisonError::into_inner);
+            match prometheus_client::encoding::text::encode(&mut text, &registry) {
+                Ok(()) => reply(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text),
+                Err(_) => reply(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", "metrics could not be encoded\n"),
             }
         }
         "/config" => match serde_json::to_string_pretty(&state.config) {
             Ok(text) => reply(StatusCode::OK, "application/json", text + "\n"),
-            Err(_) => reply(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "text/plain",
-                "configuration could not be encoded\n",
-            ),
+            Err(_) => reply(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", "configuration could not be encoded\n"),
         },
-        _ => reply(
-            StatusCode::NOT_FOUND,
-            "text/plain",
-            "there are /livez, /readyz, /metrics and /config here\n",
-        ),
+        _ => reply(StatusCode::NOT_FOUND, "text/plain", "there are /livez, /readyz, /metrics and /config here\n"),
     }
 }
 
 fn reply(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
-    response.headers_mut().insert(
-        http::header::CONTENT_TYPE,
-        http::HeaderValue::from_static(kind),
-    );
+    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
     response
 }

@@ -19,12 +19,7 @@ pub enum ConfigError {
     #[error("the configuration file `{}` is larger than {MAX_BYTES} bytes", path.display())]
     TooLarge { path: PathBuf },
     #[error("`{}` line {line}, column {column}: {message}; correct this line and start again", path.display())]
-    Parse {
-        path: PathBuf,
-        line: u64,
-        column: u64,
-        message: String,
-    },
+    Parse { path: PathBuf, line: u64, column: u64, message: String },
 }
 
 /// Reads a YAML file into `T`. `T` should carry `#[serde(deny_unknown_fields)]`.
@@ -32,14 +27,9 @@ pub enum ConfigError {
 /// # Errors
 /// When the file cannot be read or does not fit `T`; the message names file, line and field.
 pub fn load_config<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
-    let read = |source| ConfigError::Read {
-        path: path.to_owned(),
-        source,
-    };
+    let read = |source| ConfigError::Read { path: path.to_owned(), source };
     if std::fs::metadata(path).map_err(read)?.len() > MAX_BYTES {
-        return Err(ConfigError::TooLarge {
-            path: path.to_owned(),
-        });
+        return Err(ConfigError::TooLarge { path: path.to_owned() });
     }
     let text = std::fs::read_to_string(path).map_err(read)?;
     serde_saphyr::from_str(&text).map_err(|error| {
@@ -76,11 +66,7 @@ mod tests {
     }
 
     fn check(text: &str, expect: &[&str]) {
-        let dir = std::env::temp_dir().join(format!(
-            "signet-observe-{}-{}",
-            std::process::id(),
-            text.len()
-        ));
+        let dir = std::env::temp_dir().join(format!("signet-observe-{}-{}", std::process::id(), text.len()));
         std::fs::write(&dir, text).unwrap();
         let error = load_config::<Sample>(&dir).unwrap_err().to_string();
         std::fs::remove_file(&dir).unwrap();
@@ -91,10 +77,7 @@ mod tests {
 
     #[test]
     fn names_line_and_unknown_field() {
-        check(
-            "listen: 127.0.0.1:1\nlisten_too: 3\n",
-            &["line 2", "listen_too"],
-        );
+        check("listen: 127.0.0.1:1\nlisten_too: 3\n", &["line 2", "listen_too"]);
     }
 
     #[test]

@@ -17,9 +17,7 @@ pub use telemetry::{LogFormat, TelemetryConfig, TelemetryGuard, init};
 /// Why logs, traces or the admin listener could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum ObserveError {
-    #[error(
-        "the log filter `{filter}` is not valid; use for example `info` or `info,signet_proxy=debug`"
-    )]
+    #[error("the log filter `{filter}` is not valid; use for example `info` or `info,signet_proxy=debug`")]
     Filter {
         filter: String,
         #[source]
@@ -27,9 +25,7 @@ pub enum ObserveError {
     },
     #[error("a log subscriber is installed already; `init` is called once per process")]
     AlreadyInstalled,
-    #[error(
-        "the OTLP exporter for `{endpoint}` could not be made; give a URL like `http://127.0.0.1:4317`"
-    )]
+    #[error("the OTLP exporter for `{endpoint}` could not be made; give a URL like `http://127.0.0.1:4317`")]
     Otlp {
         endpoint: String,
         #[source]
@@ -70,10 +66,7 @@ mod tests {
     #[test]
     fn error_chain_names_each_source_once() {
         let inner = std::io::Error::other("disk on fire");
-        let outer = crate::ObserveError::AdminBind {
-            address: ([127, 0, 0, 1], 1).into(),
-            source: inner,
-        };
+        let outer = crate::ObserveError::AdminBind { address: ([127, 0, 0, 1], 1).into(), source: inner };
         assert_eq!(
             super::error_chain(&outer),
             "the admin listener could not bind `127.0.0.1:1`; is the port taken?: disk on fire"

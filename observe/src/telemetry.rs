@@ -4,9 +4,7 @@ use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::WithExportConfig as _;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
 use serde::{Deserialize, Serialize};
-use tracing_subscriber::{
-    EnvFilter, Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _,
-};
+use tracing_subscriber::{EnvFilter, Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use crate::ObserveError;
 
@@ -24,11 +22,7 @@ pub struct TelemetryConfig {
 
 impl Default for TelemetryConfig {
     fn default() -> Self {
-        Self {
-            log: "info".to_owned(),
-            log_format: LogFormat::Json,
-            otlp_endpoint: None,
-        }
+        Self { log: "info".to_owned(), log_format: LogFormat::Json, otlp_endpoint: None }
     }
 }
 
@@ -60,10 +54,8 @@ impl Drop for TelemetryGuard {
 /// # Errors
 /// A bad filter or endpoint, or a second call.
 pub fn init(component: &str, config: &TelemetryConfig) -> Result<TelemetryGuard, ObserveError> {
-    let filter = EnvFilter::try_new(&config.log).map_err(|source| ObserveError::Filter {
-        filter: config.log.clone(),
-        source,
-    })?;
+    let filter = EnvFilter::try_new(&config.log)
+        .map_err(|source| ObserveError::Filter { filter: config.log.clone(), source })?;
     let logs = match config.log_format {
         LogFormat::Json => tracing_subscriber::fmt::layer()
             .json()
@@ -73,10 +65,7 @@ pub fn init(component: &str, config: &TelemetryConfig) -> Result<TelemetryGuard,
             .with_writer(std::io::stderr)
             .boxed(),
         LogFormat::Text => tracing_subscriber::fmt::layer()
-            .with_ansi(
-                std::io::IsTerminal::is_terminal(&std::io::stderr())
-                    && std::env::var_os("NO_COLOR").is_none(),
-            )
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none())
             .with_writer(std::io::stderr)
             .boxed(),
     };
@@ -85,17 +74,12 @@ pub fn init(component: &str, config: &TelemetryConfig) -> Result<TelemetryGuard,
         .clone()
         .or_else(|| std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok())
         .filter(|endpoint| !endpoint.is_empty());
-    let provider = endpoint
-        .as_deref()
-        .map(|endpoint| tracer_provider(component, endpoint))
-        .transpose()?;
+    let provider = endpoint.as_deref().map(|endpoint| tracer_provider(component, endpoint)).transpose()?;
     let traces = provider.as_ref().map(|provider| {
         tracing_opentelemetry::layer()
             .with_tracer(provider.tracer("signet"))
             // Only our spans: a dependency's own spans would drown them.
-            .with_filter(tracing_subscriber::filter::filter_fn(|meta| {
-                meta.target().starts_with("signet")
-            }))
+            .with_filter(tracing_subscriber::filter::filter_fn(|meta| meta.target().starts_with("signet")))
     });
     tracing_subscriber::registry()
         .with(traces)
@@ -114,13 +98,8 @@ fn tracer_provider(component: &str, endpoint: &str) -> Result<SdkTracerProvider,
         .with_tonic()
         .with_endpoint(endpoint)
         .build()
-        .map_err(|source| ObserveError::Otlp {
-            endpoint: endpoint.to_owned(),
-            source,
-        })?;
-    let resource = opentelemetry_sdk::Resource::builder()
-        .with_service_name(format!("signet-{component}"))
-        .build();
+        .map_err(|source| ObserveError::Otlp { endpoint: endpoint.to_owned(), source })?;
+    let resource = opentelemetry_sdk::Resource::builder().with_service_name(format!("signet-{component}")).build();
     Ok(SdkTracerProvider::builder()
         .with_batch_exporter(exporter)
         .with_sampler(Sampler::ParentBased(Box::new(Sampler::AlwaysOn)))

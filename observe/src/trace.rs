@@ -5,9 +5,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use opentelemetry::trace::{
-    SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState,
-};
+use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -52,12 +50,7 @@ pub struct TraceContext {
 impl TraceContext {
     /// A trace that starts here.
     pub fn root() -> Self {
-        Self {
-            trace_id: random(),
-            parent: None,
-            sampled: exporting(),
-            format: Format::W3c,
-        }
+        Self { trace_id: random(), parent: None, sampled: exporting(), format: Format::W3c }
     }
 
     /// The trace id as 32 hex digits, the form that records carry.
@@ -68,10 +61,7 @@ impl TraceContext {
 
 /// The context that the headers carry, or a new one.
 pub fn extract(headers: &HeaderMap) -> TraceContext {
-    w3c(headers)
-        .or_else(|| b3_single(headers))
-        .or_else(|| b3_multi(headers))
-        .unwrap_or_else(TraceContext::root)
+    w3c(headers).or_else(|| b3_single(headers)).or_else(|| b3_multi(headers)).unwrap_or_else(TraceContext::root)
 }
 
 /// Writes the context for the next hop, whose parent is `span_id`; B3 too when B3 came.
@@ -101,11 +91,7 @@ pub fn enter(span: &tracing::Span, context: &mut TraceContext) -> [u8; 8] {
         return random();
     }
     if let Some(parent) = context.parent {
-        let flags = if context.sampled {
-            TraceFlags::SAMPLED
-        } else {
-            TraceFlags::default()
-        };
+        let flags = if context.sampled { TraceFlags::SAMPLED } else { TraceFlags::default() };
         let remote = SpanContext::new(
             TraceId::from_bytes(context.trace_id),
             SpanId::from_bytes(parent),
@@ -131,8 +117,7 @@ fn w3c(headers: &HeaderMap) -> Option<TraceContext> {
         return None;
     }
     let mut parts = text.split('-');
-    let (version, trace, span, flags) =
-        (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let [version] = unhex::<1>(version)?;
     // W3C Trace Context 3.2.2: version ff is invalid, version 00 has exactly four parts.
     if version == 0xff || (version == 0 && parts.next().is_some()) {
@@ -160,16 +145,11 @@ fn b3_single(headers: &HeaderMap) -> Option<TraceContext> {
 }
 
 fn b3_multi(headers: &HeaderMap) -> Option<TraceContext> {
-    let text = |name| {
-        headers
-            .get(name)
-            .and_then(|v: &HeaderValue| v.to_str().ok())
-    };
+    let text = |name| headers.get(name).and_then(|v: &HeaderValue| v.to_str().ok());
     Some(TraceContext {
         trace_id: b3_trace_id(text(B3_TRACE)?)?,
         parent: Some(nonzero(unhex(text(B3_SPAN)?)?)?),
-        sampled: text(B3_FLAGS) == Some("1")
-            || text(B3_SAMPLED).is_none_or(|s| s == "1" || s == "true"),
+        sampled: text(B3_FLAGS) == Some("1") || text(B3_SAMPLED).is_none_or(|s| s == "1" || s == "true"),
         format: Format::B3Multi,
     })
 }
@@ -210,12 +190,10 @@ fn nonzero<const N: usize>(bytes: [u8; N]) -> Option<[u8; N]> {
 
 fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// Lower-case hex only, as both specifications ask of the wire.
@@ -246,55 +224,25 @@ mod tests {
     const SPAN: &str = "00f067aa0ba902b7";
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
-        pairs
-            .iter()
-            .map(|(n, v)| {
-                (
-                    HeaderName::from_static(n),
-                    HeaderValue::from_str(v).unwrap(),
-                )
-            })
-            .collect()
+        pairs.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_str(v).unwrap())).collect()
     }
 
     #[test]
     fn passes_on_the_format_that_came() {
         let cases: &[(&[(&'static str, &str)], Format)] = &[
-            (
-                &[(
-                    "traceparent",
-                    "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-                )],
-                Format::W3c,
-            ),
-            (
-                &[("b3", "4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-1")],
-                Format::B3Single,
-            ),
-            (
-                &[
-                    ("x-b3-traceid", TRACE),
-                    ("x-b3-spanid", SPAN),
-                    ("x-b3-sampled", "1"),
-                ],
-                Format::B3Multi,
-            ),
+            (&[("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")], Format::W3c),
+            (&[("b3", "4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-1")], Format::B3Single),
+            (&[("x-b3-traceid", TRACE), ("x-b3-spanid", SPAN), ("x-b3-sampled", "1")], Format::B3Multi),
         ];
         for (given, format) in cases {
             let context = extract(&headers(given));
-            assert_eq!(
-                (context.trace_id_hex().as_str(), context.format),
-                (TRACE, *format)
-            );
+            assert_eq!((context.trace_id_hex().as_str(), context.format), (TRACE, *format));
             assert_eq!(context.parent, unhex(SPAN));
             assert!(context.sampled);
             let mut out = HeaderMap::new();
             inject(&context, [7; 8], &mut out);
             let next = extract(&out);
-            assert_eq!(
-                (next.trace_id, next.parent),
-                (context.trace_id, Some([7; 8]))
-            );
+            assert_eq!((next.trace_id, next.parent), (context.trace_id, Some([7; 8])));
             assert_eq!(out.contains_key(B3), *format == Format::B3Single);
             assert_eq!(out.contains_key(B3_TRACE), *format == Format::B3Multi);
         }

@@ -19,13 +19,8 @@ pub struct Condition {
 impl Readiness {
     /// Adds a condition that does not hold yet.
     pub fn condition(&self, name: &str) -> Condition {
-        self.lock()
-            .entry(name.to_owned())
-            .or_insert_with(|| Err("not there yet".to_owned()));
-        Condition {
-            name: name.to_owned(),
-            readiness: self.clone(),
-        }
+        self.lock().entry(name.to_owned()).or_insert_with(|| Err("not there yet".to_owned()));
+        Condition { name: name.to_owned(), readiness: self.clone() }
     }
 
     /// Whether every condition holds, and one line for each.
@@ -48,9 +43,7 @@ impl Readiness {
 
     // A panic while this map is locked cannot leave it half written.
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Result<(), String>>> {
-        self.conditions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.conditions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -11,13 +11,10 @@ async fn get(address: std::net::SocketAddr, request: &str) -> String {
     let head = format!("{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut text = String::new();
-    tokio::time::timeout(
-        std::time::Duration::from_secs(5),
-        stream.read_to_string(&mut text),
-    )
-    .await
-    .expect("no answer within 5 s")
-    .unwrap();
+    tokio::time::timeout(std::time::Duration::from_secs(5), stream.read_to_string(&mut text))
+        .await
+        .expect("no answer within 5 s")
+        .unwrap();
     text
 }
 
@@ -35,48 +32,18 @@ async fn serves_probes_metrics_and_configuration() {
 
     assert!(get(address, "GET /livez").await.starts_with("HTTP/1.1 200"));
     let waiting = get(address, "GET /readyz").await;
-    assert!(
-        waiting.starts_with("HTTP/1.1 503") && waiting.contains("identity: not there yet"),
-        "{waiting}"
-    );
+    assert!(waiting.starts_with("HTTP/1.1 503") && waiting.contains("identity: not there yet"), "{waiting}");
     condition.set(Ok::<_, String>(()));
-    assert!(
-        get(address, "GET /readyz")
-            .await
-            .starts_with("HTTP/1.1 200")
-    );
+    assert!(get(address, "GET /readyz").await.starts_with("HTTP/1.1 200"));
     condition.set(Err("expired"));
-    assert!(
-        get(address, "GET /readyz")
-            .await
-            .contains("identity: expired")
-    );
-    assert!(
-        get(address, "GET /metrics")
-            .await
-            .contains("signet_test_things_total 1")
-    );
-    assert!(
-        get(address, "GET /config")
-            .await
-            .contains("\"listen\": \"x\"")
-    );
-    assert!(
-        get(address, "POST /config")
-            .await
-            .starts_with("HTTP/1.1 405")
-    );
-    assert!(
-        get(address, "GET /nothing")
-            .await
-            .starts_with("HTTP/1.1 404")
-    );
+    assert!(get(address, "GET /readyz").await.contains("identity: expired"));
+    assert!(get(address, "GET /metrics").await.contains("signet_test_things_total 1"));
+    assert!(get(address, "GET /config").await.contains("\"listen\": \"x\""));
+    assert!(get(address, "POST /config").await.starts_with("HTTP/1.1 405"));
+    assert!(get(address, "GET /nothing").await.starts_with("HTTP/1.1 404"));
 
     cancel.cancel();
-    tokio::time::timeout(std::time::Duration::from_secs(5), served)
-        .await
-        .expect("did not end within 5 s")
-        .unwrap();
+    tokio::time::timeout(std::time::Duration::from_secs(5), served).await.expect("did not end within 5 s").unwrap();
 }
 
 #[tokio::test]
