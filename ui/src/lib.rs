@@ -1,1 +1,23 @@
+//! The dashboard's server: REST API, live list and the web assets inside the binary.
+//!
+//! It only reads: decisions and events from the audit database, state from the control planes and identity servers
+//! over mutual TLS with its own SVID. A part that does not answer is shown as such and takes nothing else with it.
+//!
+//! - [`config`]: the configuration file. [`serve`]: the listener. [`app`]: router and shared state.
+//! - [`session`]: token, sessions, limit on wrong tries; `guard`: what every request passes.
+//! - [`clusters`]: what control planes and identity servers say. [`store`]: what the audit database says.
+//! - [`live`]: new decisions, read once for all viewers. [`model`]: the API's types.
 
+mod api;
+pub mod app;
+pub mod assets;
+pub mod clusters;
+pub mod config;
+mod guard;
+pub mod live;
+pub mod model;
+mod problem;
+mod selection;
+pub mod serve;
+pub mod session;
+pub mod store;

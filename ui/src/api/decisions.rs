@@ -1,0 +1,53 @@
+//! Decisions: the list, one of them, and why it was decided so.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use uuid::Uuid;
+
+use crate::app::App;
+use crate::model::{Decision, DecisionPage, DecisionQuery, Problem, Why};
+use crate::problem::Failure;
+use crate::selection::Selection;
+
+/// Decisions that match, newest first, by pages.
+#[utoipa::path(get, path = "/api/decisions", tag = "decisions", params(DecisionQuery), responses(
+    (status = 200, body = DecisionPage), (status = 400, body = Problem), (status = 401, body = Problem),
+    (status = 503, body = Problem),
+))]
+pub(crate) async fn list(
+    State(app): State<Arc<App>>,
+    query: Result<Query<DecisionQuery>, QueryRejection>,
+) -> Result<Json<DecisionPage>, Failure> {
+    let Query(query) = query.map_err(|error| Failure::BadRequest(error.body_text()))?;
+    let selection = Selection::of(&query);
+    app.store.decisions(&selection, query.cursor.as_deref(), query.limit).await.map(Json)
+}
+
+/// One decision.
+#[utoipa::path(get, path = "/api/decisions/{id}", tag = "decisions",
+    params(("id" = String, Path, description = "The decision's id, as in `x-signet-decision`")),
+    responses(
+        (status = 200, body = Decision), (status = 401, body = Problem), (status = 404, body = Problem),
+        (status = 503, body = Problem),
+))]
+pub(crate) async fn one(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<Decision>, Failure> {
+    app.store.decision(parse(&id)?).await.map(Json)
+}
+
+/// Why a call was decided as it was, computed again from the recorded inputs and the policy bundle of that time.
+#[utoipa::path(get, path = "/api/decisions/{id}/why", tag = "decisions",
+    params(("id" = String, Path, description = "The decision's id, as in `x-signet-decision`")),
+    responses(
+        (status = 200, body = Why), (status = 401, body = Problem), (status = 404, body = Problem),
+        (status = 503, body = Problem),
+))]
+pub(crate) async fn why(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<Why>, Failure> {
+    app.store.why(parse(&id)?).await.map(Json)
+}
+
+fn parse(id: &str) -> Result<Uuid, Failure> {
+    id.parse().map_err(|_| Failure::NotFound("decision"))
+}
