@@ -342,6 +342,11 @@ impl<'b> PolicyInfo<'b> {
         self.policy.policy.annotation(name)
     }
 
+    /// Names of all its annotations.
+    pub fn annotations(&self) -> impl Iterator<Item = &'b str> {
+        self.policy.policy.annotations().map(|(name, _)| name)
+    }
+
     pub fn is_forbid(&self) -> bool {
         self.policy.is_forbid()
     }

@@ -165,7 +165,7 @@ mod tests {
         let http = request(Action::Http { method: "GET", path: "/", host: "h" });
         let context = build(&http, Reads::PATH | Reads::DST_PORT).unwrap();
         assert!(context.get("path").is_some() && context.get("host").is_none() && context.get("clock").is_none());
-        assert_eq!(context.get("net").unwrap().to_string(), "{dst_port: 80}");
+        assert_eq!(context.get("net").unwrap().to_string(), "{\"dst_port\": 80}");
         assert_eq!(build(&http, Reads::NONE).unwrap().into_iter().count(), 0);
     }
 

@@ -68,10 +68,6 @@ impl RouteTable {
             .enumerate()
             .find(|(_, r)| matches!(&r.kind, Kind::Grpc { service: s, method: m } if s == service && m == method))
     }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Route> {
-        self.routes.iter()
-    }
 }
 
 fn parse(template: &str) -> Result<Kind, &'static str> {

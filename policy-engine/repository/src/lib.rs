@@ -1,1 +1,28 @@
+//! Policy repositories: Git history, trusted signers, the files of a bundle and the checks that a bundle must pass.
+//!
+//! [`Repository::accept`] is the only way from a commit to a bundle that is enforced; [`check`] judges the same files
+//! without Git, for a person at work. Nothing in a repository is ever executed and no program is spawned.
+//!
+//! Invariants:
+//! - An accepted commit and every commit on the first-parent line since the last accepted one carry an SSH signature by
+//!   a trusted key that is bound to the commit's author and committer.
+//! - What is read has the content that its object id promises, within the bounds of [`Bounds`].
+//! - An accepted bundle compiles strictly and passes its own tests.
 
+mod cases;
+mod check;
+mod directory;
+mod history;
+mod layout;
+mod refusal;
+mod repository;
+mod signers;
+mod tree;
+
+pub use cases::TestResult;
+pub use check::{Report, check};
+pub use directory::{DirectoryError, read_dir};
+pub use layout::Bounds;
+pub use refusal::{Refusal, RepositoryError};
+pub use repository::{CommitId, Repository};
+pub use signers::{SignersError, TrustedSigners};

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::{BundleSource, Effect, Question};
+use crate::{BundleSource, Effect};
 
 const WEB: &str = "spiffe://a.b/ns/bank/sa/web";
 

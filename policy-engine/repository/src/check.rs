@@ -1,0 +1,74 @@
+//! Judging a bundle: compile, lint, run its tests. What `signet policy check` prints and what acceptance demands.
+
+use serde::Serialize;
+use signet_policy::{Bundle, BundleSource, Place, PolicyInfo, Problem, Severity};
+
+use crate::cases::{self, TestResult};
+
+/// Annotations that Signet gives a meaning; another one is likely a typing error.
+const ANNOTATIONS: [&str; 5] = ["id", "owner", "mode", "control", "reason"];
+
+/// What is to be said about a bundle.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    pub digest: String,
+    /// Errors first, each group in order of place.
+    pub problems: Vec<Problem>,
+    /// Empty when the bundle does not compile.
+    pub tests: Vec<TestResult>,
+    pub policies: usize,
+}
+
+impl Report {
+    /// Whether the bundle may be enforced: no error and no failed test. Warnings do not count.
+    pub fn is_ok(&self) -> bool {
+        !self.problems.iter().any(Problem::is_error) && self.tests.iter().all(|t| t.passed)
+    }
+}
+
+/// Parses, validates and lints a bundle and runs its tests.
+pub fn check(source: &BundleSource) -> Report {
+    let mut report = Report { digest: source.digest(), ..Report::default() };
+    let (cases, mut problems) = cases::read(source);
+    match Bundle::compile(source) {
+        Ok(bundle) => {
+            report.policies = bundle.policies().count();
+            problems.extend(bundle.warnings().iter().cloned());
+            problems.extend(bundle.policies().flat_map(|policy| lint(&policy)));
+            report.tests = cases.iter().map(|case| case.run(&bundle)).collect();
+            if cases.is_empty() {
+                let place = Place::file("tests/");
+                let help = "add a decision table, see docs/policy-repository.md";
+                problems.push(Problem::warning("no_tests", &place, "the repository has no test case").help(help));
+            }
+        }
+        Err(found) => problems.extend(found),
+    }
+    let rank = |p: &Problem| (p.severity != Severity::Error, p.path.clone(), p.line, p.column);
+    problems.sort_by_key(rank);
+    report.problems = problems;
+    report
+}
+
+fn lint(policy: &PolicyInfo<'_>) -> Vec<Problem> {
+    let place = Place::at(policy.path(), policy.line(), 1);
+    let id = policy.id();
+    let mut found = Vec::new();
+    if policy.annotation("owner").is_none_or(str::is_empty) {
+        let help = "write `@owner(\"a-team\")`, so that people know whom to ask";
+        found.push(Problem::warning("missing_owner", &place, format!("`{id}` has no `@owner`")).help(help));
+    }
+    if policy.matches_everything() {
+        let (code, verb, help) = match policy.is_forbid() {
+            false => ("allows_everything", "permits", "name a principal, an action or a resource"),
+            true => ("forbids_everything", "forbids", "nothing in the mesh will work while it is enforced"),
+        };
+        found.push(Problem::warning(code, &place, format!("`{id}` {verb} every call in the mesh")).help(help));
+    }
+    for name in policy.annotations().filter(|name| !ANNOTATIONS.contains(name)) {
+        let help = format!("known are {}", ANNOTATIONS.map(|a| format!("`@{a}`")).join(", "));
+        let message = format!("`@{name}` of `{id}` means nothing to Signet");
+        found.push(Problem::warning("unknown_annotation", &place, message).help(help));
+    }
+    found
+}
