@@ -9,6 +9,7 @@
 
 mod commitment;
 mod encoding;
+mod metrics;
 mod record;
 mod refusals;
 mod ship;
