@@ -1,0 +1,76 @@
+//! The configuration file of `signet-control`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use signet_mtls::TrustDomain;
+use signet_observe::TelemetryConfig;
+use signet_spool::SpoolConfig;
+
+/// Everything that `signet-control --config FILE` reads. There are no secrets in it.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The trust domain that this control plane serves.
+    pub trust_domain: TrustDomain,
+    /// `unix:PATH` of the Workload API that gives `/signet/control`.
+    pub workload_api: String,
+    /// Discovery, Link and Status over mutual TLS.
+    pub listen: SocketAddr,
+    /// `host:port` of the identity server, for the list of linked clusters.
+    pub identity: String,
+    /// `host:port` of the audit service.
+    pub audit: String,
+    /// Directory of Kubernetes manifests.
+    pub manifests: PathBuf,
+    /// Where policy comes from.
+    pub policy: PolicyConfig,
+    /// `/livez`, `/readyz`, `/metrics`, `/config`; loopback only.
+    pub admin: SocketAddr,
+    /// Kept across restarts: linked clusters' exports, policy bundles that audit does not have yet.
+    pub state_dir: PathBuf,
+    /// Where events wait for the audit service.
+    pub spool: SpoolConfig,
+    /// Linked clusters.
+    #[serde(default)]
+    pub link: LinkConfig,
+    /// Logs and traces.
+    #[serde(default)]
+    pub telemetry: TelemetryConfig,
+}
+
+/// The policy repository and who may change it.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyConfig {
+    /// A local Git repository, bare or not.
+    pub repository: PathBuf,
+    /// Its branch.
+    #[serde(default = "main_branch")]
+    pub branch: String,
+    /// OpenSSH `allowed_signers` file. Never part of the repository.
+    pub trusted_signers: PathBuf,
+    /// The last accepted commit and its bundle: what makes history go forward only, across restarts.
+    pub state: PathBuf,
+}
+
+/// What linked clusters are told and believed.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LinkConfig {
+    /// For how long linked clusters may go on using what we exported when they no longer hear from us.
+    ///
+    /// One hour, the default lifetime of an SVID: the loss of a control plane must not interrupt calls before that.
+    pub lease_seconds: u32,
+}
+
+impl Default for LinkConfig {
+    fn default() -> Self {
+        Self { lease_seconds: 3600 }
+    }
+}
+
+fn main_branch() -> String {
+    "main".to_owned()
+}

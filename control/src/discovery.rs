@@ -1,0 +1,184 @@
+//! `Discovery.Stream`: each proxy gets its snapshot at once and again whenever it differs from what it was sent.
+//!
+//! There is no queue: a stream that is slow misses the versions between and gets the newest. Nothing is spawned: the
+//! stream is polled by its connection and ends with it.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::Stream;
+use signet_api::control::discovery_server::Discovery;
+use signet_api::control::{Report, Snapshot};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::authorise::{Caller, Method};
+use crate::gate::Gate;
+use crate::metrics::{ByKind, Metrics};
+use crate::model::World;
+use crate::proxies::{Connected, Proxies};
+use crate::snapshot::{Subject, build, seal};
+
+const FIRST_REPORT: Duration = Duration::from_secs(10);
+
+/// The service.
+pub(crate) struct DiscoveryService {
+    pub(crate) gate: Gate,
+    pub(crate) world: watch::Receiver<Arc<World>>,
+    pub(crate) proxies: Proxies,
+    pub(crate) metrics: Metrics,
+    pub(crate) cancel: CancellationToken,
+}
+
+#[tonic::async_trait]
+impl Discovery for DiscoveryService {
+    type StreamStream = Pin<Box<dyn Stream<Item = Result<Snapshot, Status>> + Send>>;
+
+    async fn stream(&self, request: Request<Streaming<Report>>) -> Result<Response<Self::StreamStream>, Status> {
+        let (id, caller) = self.gate.admit(Method::DiscoveryStream, request.extensions())?;
+        let Caller::Proxy(subject) = caller else {
+            return Err(Status::permission_denied("only proxies may call this"));
+        };
+        let connected = self.proxies.connect(&id, &subject).map_err(|_| {
+            tracing::warn!(proxy = %id, "too many discovery streams; this one is refused");
+            Status::resource_exhausted("too many streams")
+        })?;
+        tracing::info!(proxy = %id, "proxy connected");
+        let session = Session {
+            id: id.to_string(),
+            subject,
+            reports: request.into_inner(),
+            world: self.world.clone(),
+            connected,
+            metrics: self.metrics.clone(),
+            cancel: self.cancel.clone(),
+            phase: Phase::Opening,
+            enforced: String::new(),
+            sent: None,
+        };
+        let stream =
+            futures::stream::unfold(
+                session,
+                |mut session| async move { session.next().await.map(|item| (item, session)) },
+            );
+        Ok(Response::new(Box::pin(stream)))
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Phase {
+    /// Waiting for the first report, which says what bundle the proxy has.
+    Opening,
+    Open,
+    Over,
+}
+
+struct Sent {
+    version: u64,
+    made_at: Instant,
+    content: Snapshot,
+    acknowledged: bool,
+}
+
+struct Session {
+    id: String,
+    subject: Subject,
+    reports: Streaming<Report>,
+    world: watch::Receiver<Arc<World>>,
+    connected: Connected,
+    metrics: Metrics,
+    cancel: CancellationToken,
+    phase: Phase,
+    /// The digest of the bundle that the proxy says it enforces.
+    enforced: String,
+    sent: Option<Sent>,
+}
+
+impl Session {
+    /// The next thing to send; None ends the stream.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost: reports are noted as soon as they are read, and `sent` changes only with what is returned.
+    async fn next(&mut self) -> Option<Result<Snapshot, Status>> {
+        if self.phase == Phase::Opening {
+            match tokio::time::timeout(FIRST_REPORT, self.reports.message()).await {
+                Ok(Ok(Some(report))) => self.note(&report),
+                Ok(Ok(None) | Err(_)) => return None,
+                Err(_) => return self.over(Status::deadline_exceeded("no first report came")),
+            }
+            self.phase = Phase::Open;
+        }
+        loop {
+            if self.phase == Phase::Over {
+                return None;
+            }
+            if let Some(snapshot) = self.due() {
+                return Some(Ok(snapshot));
+            }
+            tokio::select! {
+                () = self.cancel.cancelled() => {
+                    return self.over(Status::unavailable("the control plane is stopping"));
+                }
+                report = self.reports.message() => match report {
+                    Ok(Some(report)) => self.note(&report),
+                    Ok(None) | Err(_) => return None,
+                },
+                changed = self.world.changed() => if changed.is_err() {
+                    return self.over(Status::unavailable("the control plane is stopping"));
+                },
+            }
+        }
+    }
+
+    fn over(&mut self, status: Status) -> Option<Result<Snapshot, Status>> {
+        self.phase = Phase::Over;
+        Some(Err(status))
+    }
+
+    fn note(&mut self, report: &Report) {
+        self.connected.report(report);
+        self.enforced.clone_from(&report.bundle_digest);
+        if report.version == 0 {
+            return;
+        }
+        if !report.error.is_empty() {
+            tracing::error!(
+                proxy = self.id,
+                version = report.version,
+                error = report.error,
+                "a proxy refused a snapshot; it goes on with the one before"
+            );
+            return;
+        }
+        if let Some(sent) = self.sent.as_mut()
+            && sent.version == report.version
+            && !sent.acknowledged
+        {
+            sent.acknowledged = true;
+            self.metrics.push_seconds.observe(sent.made_at.elapsed().as_secs_f64());
+        }
+    }
+
+    /// The newest snapshot when it differs from what was sent.
+    fn due(&mut self) -> Option<Snapshot> {
+        let world = Arc::clone(&self.world.borrow_and_update());
+        let content = build(&world, &self.subject)?;
+        if self.sent.as_ref().is_some_and(|sent| sent.content == content) {
+            return None;
+        }
+        let policy = world.policy.as_ref()?;
+        let snapshot = seal(content.clone(), world.version, policy, &self.enforced);
+        self.sent = Some(Sent {
+            version: world.version,
+            // A proxy that connects long after a change did not wait for it.
+            made_at: if self.sent.is_some() { world.made_at } else { Instant::now() },
+            content,
+            acknowledged: false,
+        });
+        let label = ByKind { kind: self.subject.kind() };
+        self.metrics.snapshots_sent.get_or_create(&label).inc();
+        Some(snapshot)
+    }
+}

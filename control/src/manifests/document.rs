@@ -1,0 +1,197 @@
+//! From the text of files to typed Kubernetes objects, each with the place it came from.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::ManifestError;
+
+/// `multicluster.x-k8s.io` ServiceExport (MCS API 0.5); Signet reads its name alone.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct ServiceExport {
+    #[serde(default)]
+    pub metadata: ObjectMeta,
+}
+
+/// Which document of which file, with its text, so that an error found later can still name a line.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub file: PathBuf,
+    pub document: usize,
+    first_line: u64,
+    text: String,
+}
+
+impl Place {
+    /// An error about `field`; its line is where the field's last key first stands in the document.
+    pub(super) fn error(&self, field: &str, message: impl Into<String>) -> ManifestError {
+        ManifestError {
+            file: self.file.clone(),
+            document: self.document,
+            line: self.line_of(field),
+            field: field.to_owned(),
+            message: message.into(),
+        }
+    }
+
+    /// The value, where given, tells apart keys that stand in a document more than once.
+    pub(super) fn error_at(&self, field: &str, value: &str, message: impl Into<String>) -> ManifestError {
+        let mut error = self.error(field, message);
+        let key = last_key(field);
+        if let Some(offset) = self.text.lines().position(|line| line.contains(key) && line.contains(value)) {
+            error.line = self.first_line + offset as u64;
+        }
+        error
+    }
+
+    fn line_of(&self, field: &str) -> u64 {
+        let key = format!("{}:", last_key(field));
+        let offset = self.text.lines().position(|line| {
+            let line = line.trim_start().trim_start_matches("- ").trim_start();
+            line.trim_matches('"').starts_with(&key)
+        });
+        self.first_line + offset.unwrap_or(0) as u64
+    }
+}
+
+fn last_key(field: &str) -> &str {
+    let without_index = field.trim_end_matches(|c: char| c == ']' || c == '[' || c.is_numeric());
+    // Annotation keys hold dots and slashes: they are written `metadata.annotations.<key>`.
+    without_index
+        .strip_prefix("metadata.annotations.")
+        .or_else(|| without_index.strip_prefix("metadata.labels."))
+        .unwrap_or_else(|| without_index.rsplit('.').next().unwrap_or(without_index))
+}
+
+/// The kinds that Signet reads.
+#[derive(Clone, Debug)]
+pub(super) enum Object {
+    Service(Box<Service>),
+    EndpointSlice(Box<EndpointSlice>),
+    ServiceExport(Box<ServiceExport>),
+}
+
+#[derive(Deserialize)]
+struct TypeMeta {
+    #[serde(rename = "apiVersion")]
+    api_version: String,
+    kind: String,
+}
+
+type Parsed = (Vec<(Place, Object)>, Vec<String>);
+
+/// Reads all documents of all files; kinds that Signet does not read are named once each in the warnings.
+pub(super) fn parse_all(texts: &[(PathBuf, String)]) -> Result<Parsed, Vec<ManifestError>> {
+    let mut objects = Vec::new();
+    let mut errors = Vec::new();
+    let mut ignored = BTreeSet::new();
+    for (file, text) in texts {
+        for place in split(file, text) {
+            match parse(&place) {
+                Ok(object) => objects.push((place, object)),
+                Err(Unreadable::Ignored(kind)) => {
+                    ignored.insert(kind);
+                }
+                Err(Unreadable::Broken(error)) => errors.push(error),
+            }
+        }
+    }
+    if errors.is_empty() {
+        let warnings =
+            ignored.into_iter().map(|kind| format!("kind `{kind}` is not read by Signet and was ignored")).collect();
+        Ok((objects, warnings))
+    } else {
+        Err(errors)
+    }
+}
+
+enum Unreadable {
+    Ignored(String),
+    Broken(ManifestError),
+}
+
+impl From<ManifestError> for Unreadable {
+    fn from(error: ManifestError) -> Self {
+        Self::Broken(error)
+    }
+}
+
+fn parse(place: &Place) -> Result<Object, Unreadable> {
+    let meta: TypeMeta = typed(place)?;
+    let object = match (meta.api_version.as_str(), meta.kind.as_str()) {
+        ("v1", "Service") => Object::Service(typed(place)?),
+        ("discovery.k8s.io/v1", "EndpointSlice") => Object::EndpointSlice(typed(place)?),
+        ("multicluster.x-k8s.io/v1alpha1" | "multicluster.x-k8s.io/v1beta1", "ServiceExport") => {
+            Object::ServiceExport(typed(place)?)
+        }
+        // A known kind under another version would silently take a service out of the mesh.
+        (version, kind @ ("Service" | "EndpointSlice" | "ServiceExport")) => {
+            let message = format!("`{version}` is not a version of {kind} that Signet reads");
+            return Err(place.error("apiVersion", message).into());
+        }
+        (version, kind) => return Err(Unreadable::Ignored(format!("{version} {kind}"))),
+    };
+    Ok(object)
+}
+
+fn typed<T: DeserializeOwned>(place: &Place) -> Result<T, ManifestError> {
+    let outcome = serde_saphyr::with_deserializer_from_str(&place.text, |deserializer| {
+        let mut track = serde_path_to_error::Track::new();
+        let tracked = serde_path_to_error::Deserializer::new(deserializer, &mut track);
+        match T::deserialize(tracked) {
+            Ok(value) => Ok(Ok(value)),
+            Err(error) => Ok(Err((track.path().to_string(), error))),
+        }
+    });
+    let (field, error) = match outcome {
+        Ok(Ok(value)) => return Ok(value),
+        Ok(Err(found)) => found,
+        Err(error) => (String::new(), error),
+    };
+    let line = error.location().map_or(place.first_line, |at| place.first_line + at.line().max(1) - 1);
+    Err(ManifestError {
+        file: place.file.clone(),
+        document: place.document,
+        line,
+        field: if field == "." { String::new() } else { field },
+        message: one_line(&error),
+    })
+}
+
+/// The error's own words without its snippet, and without the place: it counts from the document's start.
+fn one_line(error: &serde_saphyr::Error) -> String {
+    let text = error.without_snippet().to_string();
+    let first = text.lines().next().unwrap_or("not readable");
+    first.split(" at line ").next().unwrap_or(first).trim_end_matches([':', ',']).to_owned()
+}
+
+/// Cuts a file at its `---` lines; documents that say nothing are not counted. A block scalar cannot hold such a line:
+/// its lines are indented.
+fn split(file: &Path, text: &str) -> Vec<Place> {
+    let mut places: Vec<Place> = Vec::new();
+    let mut first_line = 1;
+    let mut current = String::new();
+    let mut close = |text: String, first_line: u64| {
+        let silent = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
+        if !text.lines().all(silent) {
+            let document = places.len() + 1;
+            places.push(Place { file: file.to_owned(), document, first_line, text });
+        }
+    };
+    for (index, line) in text.lines().enumerate() {
+        if line == "---" || line.starts_with("--- ") {
+            close(std::mem::take(&mut current), first_line);
+            first_line = index as u64 + 2;
+        } else {
+            current.push_str(line);
+            current.push('\n');
+        }
+    }
+    close(current, first_line);
+    places
+}

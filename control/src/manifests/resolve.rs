@@ -1,0 +1,258 @@
+//! Joins Services, EndpointSlices and ServiceExports into the services of this trust domain.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use k8s_openapi::api::core::v1::{Service as K8sService, ServicePort as K8sPort};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::ManifestError;
+use super::document::{Object, Place};
+use crate::model::{Admission, Desired, Port, Protocol, Service, ServiceName};
+
+const SERVICE_ACCOUNTS: &str = "signet.dev/service-accounts";
+const INBOUND: &str = "signet.dev/inbound";
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// What one EndpointSlice says about one service: addresses that are ready, and ports by name.
+struct Slice {
+    ready: Vec<IpAddr>,
+    ports: BTreeMap<String, u16>,
+}
+
+pub(super) fn resolve(objects: Vec<(Place, Object)>) -> Result<Desired, Vec<ManifestError>> {
+    let mut errors = Vec::new();
+    let mut warnings = Vec::new();
+    let mut services = BTreeMap::new();
+    let mut slices: BTreeMap<ServiceName, Vec<Slice>> = BTreeMap::new();
+    let mut exports = BTreeSet::new();
+    for (place, object) in objects {
+        let outcome = match object {
+            Object::Service(service) => {
+                name_of(&place, &service.metadata).and_then(|name| match services.entry(name) {
+                    std::collections::btree_map::Entry::Occupied(taken) => {
+                        let message = format!("Service `{}` is described twice", taken.key());
+                        Err(place.error("metadata.name", message))
+                    }
+                    std::collections::btree_map::Entry::Vacant(free) => {
+                        free.insert((place, service));
+                        Ok(())
+                    }
+                })
+            }
+            Object::EndpointSlice(slice) => slice_of(&place, &slice).map(|(name, found)| match name {
+                Some(name) => slices.entry(name).or_default().push(found),
+                None => warnings.push(format!(
+                    "`{}`: an EndpointSlice without the label `{SERVICE_NAME}` belongs to no service and was ignored",
+                    place.file.display()
+                )),
+            }),
+            Object::ServiceExport(export) => name_of(&place, &export.metadata).map(|name| {
+                exports.insert(name);
+            }),
+        };
+        errors.extend(outcome.err());
+    }
+    let mut desired = Desired::default();
+    for (name, (place, service)) in services {
+        let own = slices.remove(&name).unwrap_or_default();
+        match service_of(&place, &name, &service, &own, exports.remove(&name)) {
+            Ok(service) => drop(desired.services.insert(name, service)),
+            Err(error) => errors.push(error),
+        }
+    }
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    warnings.extend(
+        slices.keys().map(|name| format!("an EndpointSlice names the Service `{name}`, which no manifest describes")),
+    );
+    warnings.extend(
+        exports.iter().map(|name| format!("a ServiceExport names the Service `{name}`, which no manifest describes")),
+    );
+    desired.warnings = warnings;
+    Ok(desired)
+}
+
+fn service_of(
+    place: &Place,
+    name: &ServiceName,
+    service: &K8sService,
+    slices: &[Slice],
+    exported: bool,
+) -> Result<Service, ManifestError> {
+    let annotation = |key: &str| {
+        let annotations = service.metadata.annotations.as_ref();
+        annotations.and_then(|all| all.get(key)).map(String::as_str)
+    };
+    let service_accounts = match annotation(SERVICE_ACCOUNTS) {
+        None => vec![name.name.clone()],
+        Some(text) => accounts_of(place, text)?,
+    };
+    let admission = match annotation(INBOUND) {
+        None | Some("strict") => Admission::Strict,
+        Some("permissive") => Admission::Permissive,
+        Some(other) => {
+            let field = format!("metadata.annotations.{INBOUND}");
+            let message = format!("`{other}` is neither `strict` nor `permissive`");
+            return Err(place.error(&field, message));
+        }
+    };
+    let declared = service.spec.as_ref().and_then(|spec| spec.ports.as_deref()).unwrap_or(&[]);
+    if declared.is_empty() {
+        return Err(place.error("spec.ports", "a Service needs at least one port"));
+    }
+    let mut ports: Vec<Port> = Vec::new();
+    for (index, port) in declared.iter().enumerate() {
+        // The mesh carries TCP; what else a Service offers is not its business.
+        if port.protocol.as_deref().is_some_and(|protocol| protocol != "TCP") {
+            continue;
+        }
+        let port = port_of(place, index, port, slices)?;
+        if ports.iter().any(|other| other.port == port.port) {
+            let field = format!("spec.ports[{index}].port");
+            let message = format!("port `{}` is declared twice", port.port);
+            return Err(place.error_at(&field, &port.port.to_string(), message));
+        }
+        ports.push(port);
+    }
+    Ok(Service { name: name.clone(), service_accounts, admission, exported, ports })
+}
+
+fn port_of(place: &Place, index: usize, declared: &K8sPort, slices: &[Slice]) -> Result<Port, ManifestError> {
+    let field = format!("spec.ports[{index}].port");
+    let port = port_number(place, &field, declared.port)?;
+    let name = declared.name.as_deref().unwrap_or("");
+    let mut target_ports = BTreeSet::new();
+    let mut endpoints = BTreeSet::new();
+    for slice in slices {
+        if let Some(&target) = slice.ports.get(name) {
+            target_ports.insert(target);
+            endpoints.extend(slice.ready.iter().map(|ip| SocketAddr::new(*ip, target)));
+        }
+    }
+    if target_ports.is_empty() {
+        // No slice yet: a sidecar must know its inbound port before it is ready and gets into one.
+        target_ports.insert(match &declared.target_port {
+            Some(IntOrString::Int(target)) => port_number(place, &format!("spec.ports[{index}].targetPort"), *target)?,
+            Some(IntOrString::String(_)) | None => port,
+        });
+    }
+    Ok(Port { port, protocol: protocol_of(declared.app_protocol.as_deref(), name), target_ports, endpoints })
+}
+
+/// `appProtocol` (Kubernetes standard names too) first, then the port name's prefix; else bytes.
+fn protocol_of(app_protocol: Option<&str>, port_name: &str) -> Protocol {
+    let declared = app_protocol.map(str::to_ascii_lowercase);
+    let text = declared.as_deref().unwrap_or(port_name);
+    let word = match declared {
+        Some(_) => text,
+        None => text.split('-').next().unwrap_or(text),
+    };
+    match word {
+        "http" | "kubernetes.io/ws" => Protocol::Http,
+        "http2" | "h2c" | "kubernetes.io/h2c" => Protocol::Http2,
+        "grpc" => Protocol::Grpc,
+        _ => Protocol::Tcp,
+    }
+}
+
+fn slice_of(place: &Place, slice: &EndpointSlice) -> Result<(Option<ServiceName>, Slice), ManifestError> {
+    let labels = slice.metadata.labels.as_ref();
+    let service = labels.and_then(|labels| labels.get(SERVICE_NAME)).cloned();
+    let name = match service {
+        None => None,
+        Some(service) => {
+            check_label(place, &format!("metadata.labels.{SERVICE_NAME}"), &service)?;
+            Some(ServiceName { namespace: namespace_of(place, &slice.metadata)?, name: service })
+        }
+    };
+    if !matches!(slice.address_type.as_str(), "IPv4" | "IPv6") {
+        let message = format!("`{}` is neither `IPv4` nor `IPv6`", slice.address_type);
+        return Err(place.error("addressType", message));
+    }
+    let mut ports = BTreeMap::new();
+    for (index, port) in slice.ports.iter().flatten().enumerate() {
+        if port.protocol.as_deref().is_some_and(|protocol| protocol != "TCP") {
+            continue;
+        }
+        let field = format!("ports[{index}].port");
+        let Some(number) = port.port else {
+            return Err(place.error(&field, "a port without a number names no listener"));
+        };
+        let number = port_number(place, &field, number)?;
+        ports.insert(port.name.clone().unwrap_or_default(), number);
+    }
+    let mut ready = Vec::new();
+    for (index, endpoint) in slice.endpoints.iter().enumerate() {
+        let mut parsed = Vec::new();
+        for address in &endpoint.addresses {
+            let field = format!("endpoints[{index}].addresses");
+            let ip = address.parse::<IpAddr>().ok().filter(|ip| {
+                !ip.is_unspecified() && !ip.is_multicast() && ip.is_ipv4() == (slice.address_type == "IPv4")
+            });
+            let message = || format!("`{address}` is not an {} address of one host", slice.address_type);
+            parsed.push(ip.ok_or_else(|| place.error_at(&field, address, message()))?);
+        }
+        let is_ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready);
+        // EndpointSlice API: an unknown condition is to be read as ready.
+        if is_ready.unwrap_or(true) {
+            ready.extend(parsed);
+        }
+    }
+    Ok((name, Slice { ready, ports }))
+}
+
+fn accounts_of(place: &Place, text: &str) -> Result<Vec<String>, ManifestError> {
+    let field = format!("metadata.annotations.{SERVICE_ACCOUNTS}");
+    let mut accounts: Vec<String> = Vec::new();
+    for account in text.split(',').map(str::trim) {
+        let labels = account.split('.').all(is_label);
+        if !labels || account.len() > 253 {
+            return Err(place.error(&field, format!("`{account}` is not the name of a service account")));
+        }
+        if !accounts.iter().any(|known| known == account) {
+            accounts.push(account.to_owned());
+        }
+    }
+    Ok(accounts)
+}
+
+fn name_of(place: &Place, metadata: &ObjectMeta) -> Result<ServiceName, ManifestError> {
+    let name = metadata.name.clone().unwrap_or_default();
+    check_label(place, "metadata.name", &name)?;
+    Ok(ServiceName { namespace: namespace_of(place, metadata)?, name })
+}
+
+fn namespace_of(place: &Place, metadata: &ObjectMeta) -> Result<String, ManifestError> {
+    let namespace = metadata.namespace.clone().unwrap_or_else(|| "default".to_owned());
+    check_label(place, "metadata.namespace", &namespace)?;
+    Ok(namespace)
+}
+
+fn check_label(place: &Place, field: &str, value: &str) -> Result<(), ManifestError> {
+    if value.is_empty() {
+        return Err(place.error(field, "is missing or empty"));
+    }
+    if !is_label(value) {
+        return Err(place.error(field, format!("`{value}` is not a DNS label (RFC 1123)")));
+    }
+    Ok(())
+}
+
+/// RFC 1123: at most 63 of `[a-z0-9-]`, neither first nor last a hyphen.
+pub(crate) fn is_label(value: &str) -> bool {
+    let bytes = value.as_bytes();
+    (1..=63).contains(&bytes.len())
+        && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')
+        && bytes.first() != Some(&b'-')
+        && bytes.last() != Some(&b'-')
+}
+
+fn port_number(place: &Place, field: &str, number: i32) -> Result<u16, ManifestError> {
+    let valid = u16::try_from(number).ok().filter(|port| *port != 0);
+    let message = || format!("`{number}` is not a port: 1 to 65535");
+    valid.ok_or_else(|| place.error_at(field, &number.to_string(), message()))
+}

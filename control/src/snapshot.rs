@@ -1,0 +1,220 @@
+//! What each proxy is told, as a pure function of the [`World`].
+//!
+//! INVARIANT: a snapshot holds only what its receiver needs: a sidecar sees the inbound ports of its own workload, a
+//! gateway sees exported services and no others.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use signet_api::control::{
+    Endpoint, Exported, File, InboundService, OutboundService, PolicyBundle, RemoteGateway, ServiceStatus, Snapshot,
+};
+use signet_mtls::SpiffeId;
+
+use crate::model::{ActivePolicy, Admission, Desired, Port, Service, World};
+
+/// Who a snapshot is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// The sidecar of workloads with this service account.
+    Sidecar {
+        /// Its namespace.
+        namespace: String,
+        /// Its service account.
+        service_account: String,
+    },
+    /// The cluster's east-west gateway.
+    Gateway,
+}
+
+impl Subject {
+    /// `sidecar` or `gateway`, as the wire contract and metrics spell it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Sidecar { .. } => "sidecar",
+            Self::Gateway => "gateway",
+        }
+    }
+}
+
+/// The snapshot for `subject`, with the bundle's identity but not its files and with version 0 (see [`seal`]), so that
+/// two of them are equal exactly when the receiver has nothing new to learn.
+///
+/// None until both manifests and policy are known: a proxy keeps its last good snapshot, which is better than half of a new one.
+pub fn build(world: &World, subject: &Subject) -> Option<Snapshot> {
+    let desired = world.desired.as_deref()?;
+    let policy = world.policy.as_deref()?;
+    let mut snapshot = Snapshot {
+        version: 0,
+        trust_domain: world.trust_domain.to_string(),
+        policy: Some(PolicyBundle {
+            commit: policy.source.commit.clone(),
+            digest: policy.digest.clone(),
+            files: Vec::new(),
+            signer: policy.source.signer.clone(),
+        }),
+        ..Snapshot::default()
+    };
+    match subject {
+        Subject::Sidecar { namespace, service_account } => {
+            snapshot.inbound = inbound(world, desired, namespace, service_account);
+            for service in snapshot.inbound.iter_mut().filter(|_| policy.strict) {
+                service.permissive = false;
+            }
+            snapshot.outbound = outbound(world, desired, namespace);
+        }
+        Subject::Gateway => snapshot.exported = exported(world, desired),
+    }
+    Some(snapshot)
+}
+
+/// Makes `snapshot` ready to send: its version, and the bundle's files unless the receiver already enforces that digest.
+pub fn seal(mut snapshot: Snapshot, version: u64, policy: &Arc<ActivePolicy>, enforced: &str) -> Snapshot {
+    snapshot.version = version;
+    if let Some(bundle) = snapshot.policy.as_mut().filter(|bundle| bundle.digest != enforced) {
+        let files = policy.source.files.iter();
+        bundle.files = files.map(|(path, content)| File { path: path.clone(), content: content.clone() }).collect();
+    }
+    snapshot
+}
+
+fn inbound(world: &World, desired: &Desired, namespace: &str, service_account: &str) -> Vec<InboundService> {
+    let serves = |service: &&Service| {
+        service.name.namespace == namespace && service.service_accounts.iter().any(|account| account == service_account)
+    };
+    let mut inbound = Vec::new();
+    for service in desired.services.values().filter(serves) {
+        for port in &service.ports {
+            inbound.extend(port.target_ports.iter().map(|target| InboundService {
+                service: service.name.qualified(&world.trust_domain),
+                port: u32::from(port.port),
+                target_port: u32::from(*target),
+                protocol: port.protocol.as_str().to_owned(),
+                permissive: service.admission == Admission::Permissive,
+            }));
+        }
+    }
+    inbound
+}
+
+fn outbound(world: &World, desired: &Desired, own_namespace: &str) -> Vec<OutboundService> {
+    let mut outbound = Vec::new();
+    for service in desired.services.values() {
+        let hosts = hosts_of(service, own_namespace);
+        outbound.extend(service.ports.iter().map(|port| OutboundService {
+            service: service.name.qualified(&world.trust_domain),
+            hosts: hosts.clone(),
+            port: u32::from(port.port),
+            protocol: port.protocol.as_str().to_owned(),
+            spiffe_ids: texts(&service.spiffe_ids(&world.trust_domain)),
+            endpoints: endpoints_of(port),
+            gateway: None,
+        }));
+    }
+    outbound.extend(imported(world, desired));
+    outbound
+}
+
+/// Services of linked clusters. A name that this cluster exports too, or that a trust domain earlier in order already
+/// serves, is not taken over.
+fn imported(world: &World, desired: &Desired) -> Vec<OutboundService> {
+    let mut taken: BTreeSet<(String, u16)> = BTreeSet::new();
+    for service in desired.services.values().filter(|service| service.exported) {
+        let host = service.name.clusterset_host();
+        taken.extend(service.ports.iter().map(|port| (host.clone(), port.port)));
+    }
+    let mut outbound = Vec::new();
+    for (trust_domain, import) in world.imports.iter() {
+        let Ok(gateway) = SpiffeId::component(trust_domain, "gateway") else { continue };
+        for service in &import.services {
+            let host = service.name.clusterset_host();
+            if !taken.insert((host.clone(), service.port)) {
+                continue;
+            }
+            outbound.push(OutboundService {
+                service: service.name.qualified(trust_domain),
+                port: u32::from(service.port),
+                protocol: service.protocol.as_str().to_owned(),
+                spiffe_ids: texts(&service.spiffe_ids),
+                endpoints: Vec::new(),
+                gateway: Some(RemoteGateway {
+                    addresses: vec![import.gateway.clone()],
+                    spiffe_id: gateway.to_string(),
+                    authority: format!("{host}:{}", service.port),
+                }),
+                hosts: vec![host],
+            });
+        }
+    }
+    outbound
+}
+
+fn exported(world: &World, desired: &Desired) -> Vec<Exported> {
+    let mut exported = Vec::new();
+    for service in desired.services.values().filter(|service| service.exported) {
+        let host = service.name.clusterset_host();
+        exported.extend(service.ports.iter().map(|port| Exported {
+            service: service.name.qualified(&world.trust_domain),
+            authority: format!("{host}:{}", port.port),
+            port: u32::from(port.port),
+            spiffe_ids: texts(&service.spiffe_ids(&world.trust_domain)),
+            endpoints: endpoints_of(port),
+        }));
+    }
+    exported
+}
+
+/// What `Status.Mesh` says about services: local ones and those of linked clusters.
+pub fn service_status(world: &World) -> Vec<ServiceStatus> {
+    let Some(desired) = world.desired.as_deref() else { return Vec::new() };
+    let mut status = Vec::new();
+    for service in desired.services.values() {
+        status.extend(service.ports.iter().map(|port| ServiceStatus {
+            service: service.name.qualified(&world.trust_domain),
+            hosts: hosts_of(service, &service.name.namespace),
+            port: u32::from(port.port),
+            protocol: port.protocol.as_str().to_owned(),
+            endpoints: u32::try_from(port.endpoints.len()).unwrap_or(u32::MAX),
+            exported: service.exported,
+            via: String::new(),
+        }));
+    }
+    status.extend(imported(world, desired).into_iter().map(|service| ServiceStatus {
+        via: service.service.split('/').next().unwrap_or_default().to_owned(),
+        service: service.service,
+        hosts: service.hosts,
+        port: service.port,
+        protocol: service.protocol,
+        endpoints: 0,
+        exported: false,
+    }));
+    status
+}
+
+/// Names by which an app may ask for a local service; the bare name works in the service's own namespace only.
+fn hosts_of(service: &Service, asking_namespace: &str) -> Vec<String> {
+    let name = &service.name;
+    let qualified = format!("{}.{}", name.name, name.namespace);
+    let mut hosts = Vec::new();
+    if name.namespace == asking_namespace {
+        hosts.push(name.name.clone());
+    }
+    hosts.push(format!("{qualified}.svc"));
+    hosts.push(format!("{qualified}.svc.cluster.local"));
+    hosts.push(qualified);
+    if service.exported {
+        hosts.push(name.clusterset_host());
+    }
+    hosts
+}
+
+fn endpoints_of(port: &Port) -> Vec<Endpoint> {
+    port.endpoints.iter().map(|address| Endpoint { address: address.to_string() }).collect()
+}
+
+fn texts(ids: &[SpiffeId]) -> Vec<String> {
+    ids.iter().map(ToString::to_string).collect()
+}
+
+#[cfg(test)]
+mod tests;

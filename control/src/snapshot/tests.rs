@@ -1,0 +1,198 @@
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+use std::time::Instant;
+
+use signet_policy::BundleSource;
+
+use super::*;
+use crate::model::{Import, ImportedService, Imports, Protocol, ServiceName};
+
+fn service(name: &str, port: u16, protocol: Protocol) -> Service {
+    let port = Port {
+        port,
+        protocol,
+        target_ports: [20000 + port].into(),
+        endpoints: [format!("127.0.0.1:{}", 20000 + port).parse().unwrap()].into(),
+    };
+    Service {
+        name: ServiceName { namespace: "bank".into(), name: name.into() },
+        service_accounts: vec![name.to_owned()],
+        admission: Admission::Strict,
+        exported: false,
+        ports: vec![port],
+    }
+}
+
+fn imported(td: &str, name: &str) -> ImportedService {
+    ImportedService {
+        name: ServiceName { namespace: "bank".into(), name: name.into() },
+        port: 80,
+        protocol: Protocol::Http,
+        spiffe_ids: vec![format!("spiffe://{td}/ns/bank/sa/{name}").parse().unwrap()],
+    }
+}
+
+/// The demo's east: ledger (exported), payments, and a service of another namespace; fraud comes from west.
+fn world() -> World {
+    let mut ledger = service("ledger", 80, Protocol::Http);
+    ledger.exported = true;
+    let payments = service("payments", 5051, Protocol::Grpc);
+    let mut vault = service("vault", 443, Protocol::Tcp);
+    vault.name.namespace = "ops".into();
+    vault.admission = Admission::Permissive;
+    let services = [ledger, payments, vault].map(|service| (service.name.clone(), service)).into();
+    let files = [("policies/a.cedar".to_owned(), "permit(..)".to_owned())].into();
+    let source = BundleSource { commit: "c1".into(), signer: "alice".into(), files };
+    let west = Import { gateway: "127.0.0.1:15443".into(), services: vec![imported("west.example", "fraud")] };
+    World {
+        version: 7,
+        made_at: Instant::now(),
+        trust_domain: "east.example".parse().unwrap(),
+        desired: Some(Arc::new(Desired { services, warnings: Vec::new() })),
+        policy: Some(Arc::new(ActivePolicy { digest: source.digest(), source, activated_at: 1, strict: false })),
+        imports: Arc::new(Imports::from([("west.example".parse().unwrap(), west)])),
+    }
+}
+
+fn sidecar(namespace: &str, service_account: &str) -> Subject {
+    Subject::Sidecar { namespace: namespace.into(), service_account: service_account.into() }
+}
+
+#[test]
+fn inbound_is_what_the_service_account_serves_in_its_own_namespace() {
+    let cases = [
+        (sidecar("bank", "ledger"), vec!["east.example/bank/ledger:80->20080 http"]),
+        (sidecar("bank", "payments"), vec!["east.example/bank/payments:5051->25051 grpc"]),
+        (sidecar("ops", "vault"), vec!["east.example/ops/vault:443->20443 tcp permissive"]),
+        (sidecar("bank", "web"), vec![]),
+        (sidecar("ops", "ledger"), vec![]),
+        (Subject::Gateway, vec![]),
+    ];
+    for (subject, expected) in cases {
+        let snapshot = build(&world(), &subject).unwrap();
+        let shown: Vec<String> = snapshot
+            .inbound
+            .iter()
+            .map(|i| {
+                let permissive = if i.permissive { " permissive" } else { "" };
+                format!("{}:{}->{} {}{permissive}", i.service, i.port, i.target_port, i.protocol)
+            })
+            .collect();
+        assert_eq!(shown, expected, "{subject:?}");
+    }
+}
+
+#[test]
+fn each_target_port_is_an_inbound_service() {
+    let mut world = world();
+    let mut desired = world.desired.as_deref().unwrap().clone();
+    let ledger = desired.services.values_mut().find(|s| s.name.name == "ledger").unwrap();
+    ledger.ports[0].target_ports = [1, 2].into();
+    world.desired = Some(Arc::new(desired));
+    let ports: Vec<u32> =
+        build(&world, &sidecar("bank", "ledger")).unwrap().inbound.iter().map(|inbound| inbound.target_port).collect();
+    assert_eq!(ports, [1, 2]);
+}
+
+#[test]
+fn hosts_are_the_kubernetes_names_and_short_only_at_home() {
+    let hosts = |namespace: &str, service: &str| {
+        let snapshot = build(&world(), &sidecar(namespace, "web")).unwrap();
+        let found = snapshot.outbound.into_iter().find(|o| o.service == service);
+        let mut hosts = found.unwrap().hosts;
+        hosts.sort();
+        hosts
+    };
+    assert_eq!(
+        hosts("bank", "east.example/bank/payments"),
+        ["payments", "payments.bank", "payments.bank.svc", "payments.bank.svc.cluster.local"]
+    );
+    assert_eq!(
+        hosts("ops", "east.example/bank/payments"),
+        ["payments.bank", "payments.bank.svc", "payments.bank.svc.cluster.local"]
+    );
+    assert!(hosts("bank", "east.example/bank/ledger").contains(&"ledger.bank.svc.clusterset.local".to_owned()));
+    assert_eq!(hosts("bank", "west.example/bank/fraud"), ["fraud.bank.svc.clusterset.local"]);
+}
+
+#[test]
+fn an_imported_service_is_reached_through_its_own_clusters_gateway() {
+    let snapshot = build(&world(), &sidecar("bank", "web")).unwrap();
+    let fraud = snapshot.outbound.iter().find(|o| o.service == "west.example/bank/fraud").unwrap();
+    assert_eq!(fraud.spiffe_ids, ["spiffe://west.example/ns/bank/sa/fraud"]);
+    assert!(fraud.endpoints.is_empty());
+    let gateway = fraud.gateway.as_ref().unwrap();
+    assert_eq!(gateway.addresses, ["127.0.0.1:15443"]);
+    assert_eq!(gateway.spiffe_id, "spiffe://west.example/signet/gateway");
+    assert_eq!(gateway.authority, "fraud.bank.svc.clusterset.local:80");
+}
+
+#[test]
+fn a_linked_cluster_cannot_take_over_a_name_that_is_served_already() {
+    let mut world = world();
+    let import = |td: &str, names: &[&str]| Import {
+        gateway: format!("gateway.{td}:1"),
+        services: names.iter().map(|name| imported(td, name)).collect(),
+    };
+    world.imports = Arc::new(Imports::from([
+        ("north.example".parse().unwrap(), import("north.example", &["ledger", "fraud"])),
+        ("west.example".parse().unwrap(), import("west.example", &["fraud", "reporting"])),
+    ]));
+    let snapshot = build(&world, &sidecar("bank", "web")).unwrap();
+    let remote: Vec<&str> =
+        snapshot.outbound.iter().filter(|o| o.gateway.is_some()).map(|o| o.service.as_str()).collect();
+    assert_eq!(remote, ["north.example/bank/fraud", "west.example/bank/reporting"]);
+}
+
+#[test]
+fn a_gateway_is_told_exported_services_and_nothing_else() {
+    let snapshot = build(&world(), &Subject::Gateway).unwrap();
+    assert!(snapshot.inbound.is_empty() && snapshot.outbound.is_empty());
+    assert_eq!(snapshot.exported.len(), 1);
+    let ledger = &snapshot.exported[0];
+    assert_eq!(ledger.service, "east.example/bank/ledger");
+    assert_eq!(ledger.authority, "ledger.bank.svc.clusterset.local:80");
+    assert_eq!(ledger.spiffe_ids, ["spiffe://east.example/ns/bank/sa/ledger"]);
+    assert_eq!(ledger.endpoints[0].address, "127.0.0.1:20080");
+    assert!(build(&world(), &sidecar("bank", "ledger")).unwrap().exported.is_empty());
+}
+
+#[test]
+fn nothing_is_sent_before_manifests_and_policy_are_known() {
+    let without_policy = World { policy: None, ..world() };
+    let without_manifests = World { desired: None, ..world() };
+    assert_eq!(build(&without_policy, &Subject::Gateway), None);
+    assert_eq!(build(&without_manifests, &Subject::Gateway), None);
+}
+
+#[test]
+fn bundle_files_are_left_out_for_who_enforces_them_already() {
+    let world = world();
+    let policy = world.policy.clone().unwrap();
+    let snapshot = build(&world, &Subject::Gateway).unwrap();
+    for (enforced, files) in [("", 1), ("sha256:other", 1), (policy.digest.as_str(), 0)] {
+        let sealed = seal(snapshot.clone(), 9, &policy, enforced);
+        assert_eq!(sealed.version, 9);
+        let bundle = sealed.policy.unwrap();
+        assert_eq!(bundle.files.len(), files, "{enforced}");
+        assert_eq!((bundle.commit.as_str(), bundle.signer.as_str()), ("c1", "alice"));
+    }
+}
+
+#[test]
+fn a_change_elsewhere_gives_an_equal_snapshot() {
+    let before = build(&world(), &Subject::Gateway);
+    let mut world = world();
+    world.version += 1;
+    world.imports = Arc::default();
+    assert_eq!(build(&world, &Subject::Gateway), before);
+    assert_ne!(build(&world, &sidecar("bank", "web")), build(&self::world(), &sidecar("bank", "web")));
+}
+
+#[test]
+fn a_manifest_cannot_weaken_the_bundles_strict_floor() {
+    let mut world = world();
+    let policy = world.policy.as_deref().unwrap().clone();
+    world.policy = Some(Arc::new(ActivePolicy { strict: true, ..policy }));
+    assert!(!build(&world, &sidecar("ops", "vault")).unwrap().inbound[0].permissive);
+}

@@ -1,0 +1,61 @@
+//! `Status.Mesh`: what the command line and the dashboard show of this cluster.
+
+use std::sync::Arc;
+
+use signet_api::control::status_server::Status as StatusApi;
+use signet_api::control::{MeshRequest, MeshState, PolicyStatus};
+use tokio::sync::watch;
+use tonic::{Request, Response, Status};
+
+use crate::authorise::Method;
+use crate::gate::Gate;
+use crate::links::LinkTable;
+use crate::manifests::ManifestState;
+use crate::model::World;
+use crate::policy::PolicyState;
+use crate::proxies::Proxies;
+use crate::snapshot::service_status;
+
+/// The service.
+pub(crate) struct StatusService {
+    pub(crate) gate: Gate,
+    pub(crate) world: watch::Receiver<Arc<World>>,
+    pub(crate) manifests: watch::Receiver<ManifestState>,
+    pub(crate) policy: watch::Receiver<PolicyState>,
+    pub(crate) links: watch::Receiver<LinkTable>,
+    pub(crate) proxies: Proxies,
+}
+
+#[tonic::async_trait]
+impl StatusApi for StatusService {
+    async fn mesh(&self, request: Request<MeshRequest>) -> Result<Response<MeshState>, Status> {
+        self.gate.admit(Method::StatusMesh, request.extensions())?;
+        let world = Arc::clone(&self.world.borrow());
+        let manifests = self.manifests.borrow();
+        Ok(Response::new(MeshState {
+            trust_domain: world.trust_domain.to_string(),
+            policy: Some(policy_status(&self.policy.borrow())),
+            services: service_status(&world),
+            proxies: self.proxies.status(),
+            links: self.links.borrow().status(),
+            manifest_errors: manifests.errors.iter().map(ToString::to_string).collect(),
+        }))
+    }
+}
+
+fn policy_status(state: &PolicyState) -> PolicyStatus {
+    let mut status = PolicyStatus::default();
+    if let Some(active) = &state.active {
+        status.commit.clone_from(&active.source.commit);
+        status.digest.clone_from(&active.digest);
+        status.signer.clone_from(&active.source.signer);
+        status.activated_at = active.activated_at;
+    }
+    if let Some(refused) = &state.refused {
+        status.refused_commit.clone_from(&refused.commit);
+        status.refused_reason = format!("{}: {}", refused.code, refused.message);
+    } else if let Some(error) = &state.unreadable {
+        status.refused_reason.clone_from(error);
+    }
+    status
+}

@@ -1,0 +1,215 @@
+//! A control plane in this process, with real Git, real mutual TLS and an audit service that only takes notes.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+#[path = "mesh/fixture.rs"]
+mod fixture;
+
+use std::time::Duration;
+
+use fixture::{Cluster, FRAUD, LEDGER, Proxy, World};
+use signet_api::control::link_client::LinkClient;
+use signet_api::control::{ExportsRequest, Report};
+use tonic::Code;
+
+/// DESIGN: a file edit reaches the sidecars in under a second, a commit within two.
+const FILE: Duration = Duration::from_secs(1);
+const COMMIT: Duration = Duration::from_secs(2);
+const SOON: Duration = Duration::from_secs(10);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_edit_reaches_a_connected_sidecar_within_a_second() {
+    let world = World::new();
+    let east = Cluster::new(&world, "east.example").start().await;
+    let mut web = Proxy::open(&east, "ns/bank/proxy/web").await;
+    let first = web.next(SOON).await;
+    assert_eq!(first.trust_domain, "east.example");
+    assert_eq!(first.policy.as_ref().unwrap().commit, east.head());
+    web.ack(&first).await;
+
+    for port in ["20081", "20082"] {
+        east.write_manifest("ledger.yaml", &LEDGER.replace("20080", port));
+        let snapshot = web.next(FILE).await;
+        assert_eq!(snapshot.outbound[0].endpoints[0].address, format!("127.0.0.1:{port}"));
+        assert!(snapshot.policy.unwrap().files.is_empty(), "the sidecar has this bundle already");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signed_commit_is_pushed_and_an_unsigned_one_is_refused_and_recorded() {
+    let world = World::new();
+    let east = Cluster::new(&world, "east.example").start().await;
+    let mut ledger = Proxy::open(&east, "ns/bank/proxy/ledger").await;
+    let first = ledger.next(SOON).await;
+    assert_eq!(first.inbound[0].target_port, 20080);
+    ledger.ack(&first).await;
+
+    let second = east.commit("policies/more.cedar", "@id(\"more\") forbid(principal, action, resource);\n");
+    let snapshot = ledger.next(COMMIT).await;
+    let bundle = snapshot.policy.clone().unwrap();
+    assert_eq!(bundle.commit, second);
+    assert!(bundle.files.iter().any(|file| file.path == "policies/more.cedar"));
+    ledger.ack(&snapshot).await;
+
+    let unsigned = east.commit_unsigned("policies/evil.cedar", "@id(\"evil\") permit(principal, action, resource);\n");
+    let status = east.status_when("the refusal shows", |s| s.policy.as_ref().unwrap().refused_commit == unsigned).await;
+    let policy = status.policy.unwrap();
+    assert_eq!(policy.commit, second, "the last good policy stays");
+    assert!(!policy.refused_reason.is_empty());
+    ledger.expect_silence().await;
+
+    let audit = world.audit();
+    audit
+        .until("both events", |notes| {
+            notes.event("policy:activate", &second) && notes.event("policy:refuse", &unsigned)
+        })
+        .await;
+    audit.until("the bundle", |notes| notes.bundles.contains(&bundle.digest)).await;
+    let notes = audit.notes();
+    assert!(!notes.event("policy:activate", &unsigned));
+    let refusals = notes.records.iter().filter(|record| record.action == "policy:refuse");
+    assert_eq!(refusals.count(), 1, "one head is judged and recorded once");
+
+    // A refused head may be replaced by a good one.
+    east.git(&["reset", "-q", "--hard", &second]);
+    let third =
+        east.commit("policies/more.cedar", "@id(\"more\") @owner(\"x\") forbid(principal, action, resource);\n");
+    assert_eq!(ledger.next(COMMIT).await.policy.unwrap().commit, third);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_does_not_validate_is_refused() {
+    let world = World::new();
+    let east = Cluster::new(&world, "east.example").start().await;
+    let mut web = Proxy::open(&east, "ns/bank/proxy/web").await;
+    let first = web.next(SOON).await;
+    web.ack(&first).await;
+    let bad = east
+        .commit("policies/bad.cedar", "@id(\"bad\") permit(principal, action, resource) when { principal.nose };\n");
+    let status = east.status_when("the refusal shows", |s| s.policy.as_ref().unwrap().refused_commit == bad).await;
+    assert!(status.policy.unwrap().refused_reason.contains("policies/bad.cedar"));
+    web.expect_silence().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_snapshot_is_shown_and_not_sent_again() {
+    let world = World::new();
+    let east = Cluster::new(&world, "east.example").start().await;
+    let mut web = Proxy::open(&east, "ns/bank/proxy/web").await;
+    let first = web.next(SOON).await;
+    web.nack(&first, "policies/a.cedar: cannot be compiled").await;
+    let status = east.status_when("the NACK shows", |s| s.proxies.iter().any(|p| !p.last_error.is_empty())).await;
+    let proxy = &status.proxies[0];
+    assert_eq!(proxy.spiffe_id, "spiffe://east.example/ns/bank/proxy/web");
+    assert_eq!((proxy.kind.as_str(), proxy.acked_version, proxy.connected), ("sidecar", 0, true));
+    assert!(proxy.last_error.contains("cannot be compiled"));
+    web.expect_silence().await;
+    drop(web);
+    east.status_when("the proxy is gone", |s| s.proxies.iter().all(|p| !p.connected)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_malformed_manifest_keeps_what_ran_and_says_where() {
+    let world = World::new();
+    let east = Cluster::new(&world, "east.example").start().await;
+    let mut web = Proxy::open(&east, "ns/bank/proxy/web").await;
+    let first = web.next(SOON).await;
+    web.ack(&first).await;
+    east.write_manifest("ledger.yaml", &LEDGER.replace("port: 80}", "port: eighty}"));
+    let status = east.status_when("the error shows", |s| !s.manifest_errors.is_empty()).await;
+    let error = &status.manifest_errors[0];
+    assert!(error.contains("ledger.yaml` line 5, document 1, field `spec.ports[0].port`"), "{error}");
+    assert_eq!(status.services.len(), 1);
+    web.expect_silence().await;
+    east.write_manifest("ledger.yaml", LEDGER);
+    east.status_when("the error is gone", |s| s.manifest_errors.is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_keeps_the_last_good_policy_and_history_goes_forward_only() {
+    let world = World::new();
+    let cluster = Cluster::new(&world, "east.example");
+    let east = cluster.start().await;
+    let mut web = Proxy::open(&east, "ns/bank/proxy/web").await;
+    let first = web.next(SOON).await;
+    let good = east.commit("policies/more.cedar", "@id(\"more\") forbid(principal, action, resource);\n");
+    let snapshot = web.next(SOON).await;
+    assert_eq!(snapshot.policy.unwrap().commit, good);
+    assert!(snapshot.version > first.version);
+    let cluster = east.stop().await;
+
+    // The branch goes back to the commit before: signed, but not a descendant of what was accepted.
+    cluster.git(&["reset", "-q", "--hard", "HEAD~1"]);
+    let back = cluster.head();
+    let east = cluster.start().await;
+    let mut web = Proxy::open(&east, "ns/bank/proxy/web").await;
+    let again = web.next(SOON).await;
+    assert_eq!(again.policy.unwrap().commit, good);
+    assert!(again.version > snapshot.version, "versions grow across restarts");
+    east.status_when("going back is refused", |s| s.policy.as_ref().unwrap().refused_commit == back).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn linked_clusters_import_each_others_exports_until_the_lease_ends() {
+    let world = World::new();
+    let mut west = Cluster::new(&world, "west.example");
+    west.lease_seconds = 3;
+    west.write_manifest("ledger.yaml", FRAUD);
+    let east = Cluster::new(&world, "east.example");
+    let (east_addr, west_addr) = (east.reserve(), west.reserve());
+    east.link_to("west.example", west_addr);
+    west.link_to("east.example", east_addr);
+    let (east, west) = (east.start().await, west.start().await);
+
+    let mut web = Proxy::open(&east, "ns/bank/proxy/web").await;
+    let fraud = web.until(SOON, "fraud is imported", |s| s.outbound.iter().any(|o| o.gateway.is_some())).await;
+    let fraud = fraud.outbound.iter().find(|o| o.gateway.is_some()).unwrap();
+    assert_eq!(fraud.service, "west.example/bank/fraud");
+    assert_eq!(fraud.gateway.as_ref().unwrap().addresses, ["127.0.0.1:15443"]);
+    let mut gateway = Proxy::open(&west, "signet/gateway").await;
+    assert_eq!(gateway.next(SOON).await.exported[0].service, "west.example/bank/fraud");
+    let status = east.status_when("the link is up", |s| s.links.iter().any(|l| l.connected)).await;
+    assert_eq!((status.links[0].services, status.links[0].trust_domain.as_str()), (1, "west.example"));
+
+    west.stop().await;
+    east.status_when("the loss shows", |s| s.links.iter().any(|l| !l.connected && l.services == 1)).await;
+    web.until(SOON, "the lease ends", |s| s.outbound.iter().all(|o| o.gateway.is_none())).await;
+    world.audit().until("the event", |notes| notes.records.iter().any(|r| r.reason == "lease_expired")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_that_the_table_does_not_name_are_refused() {
+    let world = World::new();
+    let east = Cluster::new(&world, "east.example").start().await;
+    for (domain, path) in
+        [("east.example", "ns/bank/sa/web"), ("west.example", "ns/bank/proxy/web"), ("east.example", "signet/control")]
+    {
+        let refused = Proxy::try_open(&east, domain, path).await.err().map(|status| status.code());
+        assert_eq!(refused, Some(Code::PermissionDenied), "{domain} {path}");
+    }
+    // West is not linked, so even its control plane learns nothing.
+    let mut link = LinkClient::new(east.channel("west.example", "signet/control"));
+    let refused = link.exports(ExportsRequest {}).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    let refused = east.try_status("east.example", "ns/bank/proxy/web").await.unwrap_err();
+    assert_eq!((refused.code(), refused.message()), (Code::PermissionDenied, "not authorised"));
+    assert!(east.metric("signet_control_calls_refused_total{reason=\"Discovery/Stream\"}").await >= 3.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_and_metrics_tell_what_is_known() {
+    let world = World::new();
+    let cluster = Cluster::new(&world, "east.example");
+    cluster.git(&["checkout", "-q", "-b", "elsewhere"]);
+    cluster.git(&["branch", "-q", "-D", "main"]);
+    let east = cluster.start().await;
+    let (code, body) = east.admin("/readyz").await;
+    assert_eq!(code, 503, "{body}");
+    assert!(body.contains("policy"), "{body}");
+    east.git(&["branch", "-q", "main", "elsewhere"]);
+    east.until_ready().await;
+    let mut web = Proxy::open(&east, "ns/bank/proxy/web").await;
+    let snapshot = web.next(SOON).await;
+    web.send(Report { version: snapshot.version, kind: "sidecar".into(), ..Report::default() }).await;
+    assert!(east.metric("signet_control_connected_proxies{kind=\"sidecar\"}").await >= 1.0);
+    assert!(east.metric("signet_control_snapshot_version").await > 0.0);
+}
