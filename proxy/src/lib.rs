@@ -1,1 +1,29 @@
+//! The sidecar's data plane, and the building blocks of it that the gateway uses.
+//!
+//! Outbound takes an app's calls and carries them over pooled mTLS to endpoints of the snapshot; inbound terminates
+//! mTLS, decides each call, records the decision and only then forwards. See DESIGN section 3 for a call's way and
+//! section 10 for what always holds.
+//!
+//! Left out on purpose: anything that stores, compiles from Git or issues identities.
 
+mod answer;
+pub mod balance;
+mod body;
+pub mod config;
+pub mod decide;
+mod detect;
+mod forward;
+mod headers;
+pub mod inbound;
+mod limits;
+pub mod metrics;
+mod open;
+pub mod outbound;
+pub mod refusal;
+pub mod serve;
+pub mod sidecar;
+pub mod snapshot;
+mod tcp;
+pub mod tls;
+mod trace;
+pub mod upstream;

@@ -1,0 +1,103 @@
+//! The proxy's own answers, in one place: denials and errors, for HTTP and for gRPC.
+//!
+//! They name the decision's id or a stable error code and one plain sentence, and nothing about policy or topology.
+
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+use uuid::Uuid;
+
+use crate::body::Body;
+use crate::headers;
+use crate::upstream::UpstreamError;
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// How the caller speaks: what a denial looks like depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    Http,
+    Grpc,
+}
+
+/// A stable error of the data plane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub(crate) status: StatusCode,
+    pub(crate) code: &'static str,
+    pub(crate) text: &'static str,
+}
+
+macro_rules! faults {
+    ($($name:ident = $status:ident $code:literal $text:literal;)*) => {
+        $(pub(crate) const $name: Fault = Fault { status: StatusCode::$status, code: $code, text: $text };)*
+    };
+}
+
+faults! {
+    NO_ENDPOINTS = SERVICE_UNAVAILABLE "no_endpoints" "The service has no endpoints.";
+    CONNECT_FAILED = BAD_GATEWAY "connect_failed" "No connection to the service could be made.";
+    CONNECT_TIMEOUT = GATEWAY_TIMEOUT "connect_timeout" "Connecting to the service took too long.";
+    PEER_REFUSED = BAD_GATEWAY "peer_identity" "The service's endpoint did not prove an identity that the service may have.";
+    GATEWAY_REFUSED = BAD_GATEWAY "gateway_refused" "The remote cluster's gateway refused the call.";
+    BROKEN = BAD_GATEWAY "connection_broken" "The connection to the service broke before it answered.";
+    APP_DOWN = BAD_GATEWAY "app_unreachable" "The application behind the sidecar could not be reached.";
+    BAD_REQUEST = BAD_REQUEST "bad_request" "The request's head is not acceptable.";
+    UPGRADE = NOT_IMPLEMENTED "upgrade_refused" "Protocol upgrades are not passed on.";
+    USE_CONNECT = BAD_REQUEST "tcp_service" "The service speaks TCP; ask for it with CONNECT.";
+    NESTED = BAD_REQUEST "nested_connect" "CONNECT inside CONNECT is not passed on.";
+}
+
+/// 403 or PERMISSION_DENIED, with the decision's id.
+pub(crate) fn denied(form: Form, decision: Uuid) -> Response<Body> {
+    let mut response = match form {
+        Form::Grpc => grpc(HeaderValue::from_static("7"), HeaderValue::from_static("denied by policy")),
+        Form::Http => text(StatusCode::FORBIDDEN, format!("denied by policy, decision {}\n", decision.hyphenated())),
+    };
+    response.headers_mut().insert(headers::DECISION, headers::id_value(decision));
+    response
+}
+
+/// An error of the data plane: gRPC gets UNAVAILABLE (or INTERNAL for what repeating cannot mend).
+pub(crate) fn fault(form: Form, fault: Fault) -> Response<Body> {
+    let mut response = match form {
+        Form::Grpc => {
+            let status = if fault.status.is_server_error() { "14" } else { "13" };
+            grpc(HeaderValue::from_static(status), HeaderValue::from_static(fault.text))
+        }
+        Form::Http => text(fault.status, format!("{}\n", fault.text)),
+    };
+    response.headers_mut().insert(headers::ERROR, HeaderValue::from_static(fault.code));
+    response
+}
+
+/// Trailers-only: the status stands in the response's head.
+fn grpc(status: HeaderValue, message: HeaderValue) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    let map = response.headers_mut();
+    map.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    map.insert(GRPC_STATUS, status);
+    map.insert(GRPC_MESSAGE, message);
+    response
+}
+
+fn text(status: StatusCode, body: String) -> Response<Body> {
+    let mut response = Response::new(Body::full(body));
+    *response.status_mut() = status;
+    let map = response.headers_mut();
+    map.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    map.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// What an upstream's failure is to the caller.
+pub(crate) fn unreachable(form: Form, error: &UpstreamError) -> Response<Body> {
+    match error {
+        UpstreamError::Gateway { decision: Some(decision), .. } => denied(form, *decision),
+        UpstreamError::Gateway { .. } => fault(form, GATEWAY_REFUSED),
+        UpstreamError::Connect { .. } | UpstreamError::Protocol { .. } => fault(form, CONNECT_FAILED),
+        UpstreamError::Timeout { .. } => fault(form, CONNECT_TIMEOUT),
+        UpstreamError::Identity { .. } => fault(form, PEER_REFUSED),
+        UpstreamError::Broken { .. } => fault(form, BROKEN),
+    }
+}

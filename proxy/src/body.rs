@@ -1,0 +1,136 @@
+//! The one body type of the proxy: what came from a peer passes through without a copy or a box.
+//!
+//! A response body carries what has to happen when it ends: the upstream connection goes back to its pool, the call
+//! leaves the connection's open calls, the endpoint has one call less in flight. A body that is dropped before its end
+//! gives its HTTP/1.1 connection up instead.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use crate::balance::InFlight;
+use crate::open::OpenGuard;
+use crate::upstream::Lease;
+
+/// Why a body ended before its end.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    #[error("the body broke off")]
+    Http(#[from] hyper::Error),
+    #[error("a new policy decision closed the call")]
+    Closed,
+}
+
+enum Kind {
+    Full(Option<Bytes>),
+    Incoming(Incoming),
+}
+
+/// A request or response body.
+pub struct Body {
+    kind: Kind,
+    open: Option<OpenGuard>,
+    lease: Option<Lease>,
+    in_flight: Option<InFlight>,
+}
+
+impl Body {
+    /// No bytes.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self::of(Kind::Full(None))
+    }
+
+    /// A short text of our own.
+    #[must_use]
+    pub fn full(bytes: impl Into<Bytes>) -> Self {
+        Self::of(Kind::Full(Some(bytes.into()).filter(|b| !b.is_empty())))
+    }
+
+    fn of(kind: Kind) -> Self {
+        Self { kind, open: None, lease: None, in_flight: None }
+    }
+
+    pub(crate) fn leased(incoming: Incoming, lease: Option<Lease>, in_flight: Option<InFlight>) -> Self {
+        Self { kind: Kind::Incoming(incoming), open: None, lease, in_flight }
+    }
+
+    pub(crate) fn keep_open(&mut self, guard: OpenGuard) {
+        self.open = Some(guard);
+    }
+
+    pub(crate) fn count(&mut self, in_flight: InFlight) {
+        self.in_flight = Some(in_flight);
+    }
+
+    fn finish(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.give_back();
+        }
+        self.open = None;
+        self.in_flight = None;
+    }
+}
+
+impl From<Incoming> for Body {
+    fn from(incoming: Incoming) -> Self {
+        Self::of(Kind::Incoming(incoming))
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        if let Some(open) = &this.open {
+            if open.call.poll_closed(cx).is_ready() {
+                this.lease = None;
+                this.finish();
+                this.kind = Kind::Full(None);
+                return Poll::Ready(Some(Err(BodyError::Closed)));
+            }
+        }
+        let polled = match &mut this.kind {
+            Kind::Full(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
+            Kind::Incoming(incoming) => Pin::new(incoming).poll_frame(cx).map_err(BodyError::Http),
+        };
+        match &polled {
+            Poll::Ready(None) => this.finish(),
+            Poll::Ready(Some(Err(_))) => {
+                this.lease = None;
+                this.finish();
+            }
+            Poll::Ready(Some(Ok(_))) if this.is_end_stream() => this.finish(),
+            _ => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Full(bytes) => bytes.is_none(),
+            Kind::Incoming(incoming) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
+            Kind::Incoming(incoming) => incoming.size_hint(),
+        }
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        // A body without bytes is never polled: its connection is as good as new.
+        if self.is_end_stream() {
+            self.finish();
+        }
+    }
+}

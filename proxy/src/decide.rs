@@ -1,0 +1,328 @@
+//! Policy, record and spool in one place: the only way to a verdict.
+//!
+//! INVARIANT: [`Enforcer::decide`] answers allow only after the record of exactly that decision was kept by the spool
+//! (as the spool's durability and `on_full` define "kept"). No bundle, no spool, a failing spool: deny.
+
+mod call;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use signet_mtls::{Identity, Refusal, Usage};
+use signet_policy::{Bundle, Decision, Effect, Reason, Request};
+use signet_spool::{Durability, Enforcement, Kind, Record, Spool};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+use uuid::Uuid;
+
+pub(crate) use call::grpc_parts;
+pub use call::{ActionOwned, Asked, Call, Host, Peer};
+
+use crate::metrics::Metrics;
+use crate::snapshot::Snapshot;
+
+/// What the caller has to enforce.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verdict {
+    /// The record's id: what `x-signet-decision` carries.
+    pub decision_id: Uuid,
+    pub allow: bool,
+    /// UTC microseconds after which an open stream is decided again.
+    pub expires_at_us: Option<i64>,
+}
+
+/// Reasons that are not the policy engine's. Stable: records carry them.
+pub mod reason {
+    pub const UNKNOWN_SERVICE: &str = "unknown_service";
+    pub const PROTOCOL_MISMATCH: &str = "protocol_mismatch";
+    pub const BAD_PATH: &str = "bad_path";
+    pub const STRICT_PORT: &str = "plaintext_on_strict_port";
+    pub const PEER_EXPIRED: &str = "peer_expired";
+    pub const TRUST_WITHDRAWN: &str = "trust_withdrawn";
+}
+
+/// Where decisions are recorded.
+#[derive(Clone)]
+pub struct Recorder {
+    pub spool: Spool,
+    /// SPIFFE ID of this proxy, as the audit service knows it.
+    pub producer: Arc<str>,
+    pub durability: Durability,
+}
+
+/// Decides and records. Shared by all connections of a proxy.
+pub struct Enforcer {
+    bundle: ArcSwapOption<Bundle>,
+    identity: ArcSwap<Identity>,
+    recorder: Option<Recorder>,
+    metrics: Arc<Metrics>,
+    /// Counts what may change a decision on an open connection: bundle, snapshot, trust bundles.
+    changes: watch::Sender<u64>,
+    epoch: AtomicU64,
+}
+
+impl Enforcer {
+    /// Without a recorder everything is denied.
+    #[must_use]
+    pub fn new(recorder: Option<Recorder>, identity: Arc<Identity>, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self {
+            bundle: ArcSwapOption::empty(),
+            identity: ArcSwap::new(identity),
+            recorder,
+            metrics,
+            changes: watch::channel(0).0,
+            epoch: AtomicU64::new(0),
+        })
+    }
+
+    /// Follows snapshot and identity until cancelled. `apply` runs on each new snapshot, after the bundle was taken
+    /// over and before open connections are told.
+    pub async fn follow(
+        self: Arc<Self>,
+        mut snapshots: watch::Receiver<Arc<Snapshot>>,
+        mut identities: watch::Receiver<Arc<Identity>>,
+        apply: impl Fn(&Arc<Snapshot>) + Send,
+        cancel: CancellationToken,
+    ) {
+        let first = snapshots.borrow_and_update().clone();
+        self.take_snapshot(&first);
+        apply(&first);
+        self.tell();
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                Ok(()) = snapshots.changed() => {
+                    let snapshot = snapshots.borrow_and_update().clone();
+                    self.take_snapshot(&snapshot);
+                    apply(&snapshot);
+                }
+                Ok(()) = identities.changed() => {
+                    let new = identities.borrow_and_update().clone();
+                    let old = self.identity.swap(Arc::clone(&new));
+                    if old.bundles == new.bundles {
+                        continue; // An SVID was renewed: new handshakes use it, nothing else changes.
+                    }
+                }
+                else => return,
+            }
+            self.tell();
+        }
+    }
+
+    /// Takes over a snapshot's bundle. [`Enforcer::follow`] does it; tests and one-shot uses call it directly.
+    pub fn take_snapshot(&self, snapshot: &Snapshot) {
+        self.bundle.store(snapshot.bundle.clone());
+        self.metrics.snapshot_version.set(i64::try_from(snapshot.version).unwrap_or(i64::MAX));
+    }
+
+    /// Tells open connections that their decisions may have changed.
+    pub fn tell(&self) {
+        // INVARIANT: what decisions read was replaced before this; a call that was decided before and registers after
+        // sees another epoch and decides again by itself.
+        let epoch = self.epoch.fetch_add(1, Ordering::AcqRel) + 1;
+        self.changes.send_replace(epoch);
+    }
+
+    /// Differs from an earlier value when [`Enforcer::changes`] has something new.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// Changes whenever open connections have to be decided again.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Whether the peer's certificate verifies against the trust bundles of this moment.
+    #[must_use]
+    pub fn trusts(&self, peer: &Peer) -> Serves {
+        if peer.id.is_none() {
+            return Serves::Yes;
+        }
+        let now = u64::try_from(now_us() / 1_000_000).unwrap_or(0);
+        match signet_mtls::verify_chain(&self.identity.load(), &peer.chain, Usage::Client, now) {
+            Ok(_) => Serves::Yes,
+            Err(e) if e.refusal == Refusal::Expired => Serves::No(reason::PEER_EXPIRED),
+            Err(_) => Serves::No(reason::TRUST_WITHDRAWN),
+        }
+    }
+
+    /// Whether decisions can be made and recorded at all.
+    #[must_use]
+    pub fn has_bundle(&self) -> bool {
+        self.bundle.load().is_some()
+    }
+
+    /// Decides by policy and records.
+    pub async fn decide(&self, call: &Call<'_>) -> Verdict {
+        let bundle = self.bundle.load_full();
+        let now = now_us();
+        let decision = evaluate(bundle.as_deref(), call, now);
+        let reason = decision.reason.as_str();
+        self.conclude(call, bundle.as_deref(), decision, reason, None, now).await
+    }
+
+    /// Denies for a reason of the data plane's own, and records.
+    pub async fn deny(&self, call: &Call<'_>, reason: &'static str) -> Verdict {
+        let bundle = self.bundle.load_full();
+        let decision = Decision::deny(Reason::InvalidRequest);
+        self.conclude(call, bundle.as_deref(), decision, reason, None, now_us()).await
+    }
+
+    /// Decides an open connection or stream again. A deny is a decision of its own and is recorded; an allow changes
+    /// nothing, and the record that opened the call stands.
+    pub async fn decide_again(&self, call: &Call<'_>, opened_by: Uuid, serves: Serves) -> Again {
+        let bundle = self.bundle.load_full();
+        let now = now_us();
+        let mut decision = evaluate(bundle.as_deref(), call, now);
+        let mut reason = decision.reason.as_str();
+        if let Serves::No(why) = serves {
+            decision = Decision::deny(Reason::InvalidRequest);
+            reason = why;
+        }
+        if decision.effect == Effect::Allow {
+            return Again::GoesOn { expires_at_us: decision.expires_at_us };
+        }
+        let detail = format!("closed an open call that decision {opened_by} had allowed");
+        Again::Closed(self.conclude(call, bundle.as_deref(), decision, reason, Some(detail), now).await)
+    }
+
+    async fn conclude(
+        &self,
+        call: &Call<'_>,
+        bundle: Option<&Bundle>,
+        decision: Decision,
+        reason: &str,
+        detail: Option<String>,
+        now_us: i64,
+    ) -> Verdict {
+        let decision_id = new_id(now_us);
+        let allow = decision.effect == Effect::Allow;
+        let expires_at_us = decision.expires_at_us;
+        let kept = match &self.recorder {
+            None => Err(None),
+            Some(recorder) => {
+                let record = record(call, bundle, decision, reason, detail, now_us, decision_id, recorder);
+                match recorder.durability {
+                    // Waits for an fsync without holding the thread.
+                    Durability::Sync => recorder.spool.append_async(&record).await,
+                    _ => recorder.spool.append(&record),
+                }
+                .map_err(Some)
+            }
+        };
+        self.metrics.decided(allow, call.received.elapsed());
+        match kept {
+            Ok(()) => Verdict { decision_id, allow, expires_at_us },
+            Err(error) => {
+                // Rate is bounded by the calls themselves; the metric is what alerts.
+                if self.metrics.unrecorded() {
+                    error!(
+                        error = error.map_or_else(|| "no spool".to_owned(), |e| e.to_string()),
+                        "a decision could not be recorded; the call is denied"
+                    );
+                }
+                Verdict { decision_id, allow: false, expires_at_us }
+            }
+        }
+    }
+}
+
+/// What a new decision means for an open call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Again {
+    GoesOn { expires_at_us: Option<i64> },
+    Closed(Verdict),
+}
+
+/// Whether the port still serves what an open call was opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Serves {
+    Yes,
+    No(&'static str),
+}
+
+fn evaluate(bundle: Option<&Bundle>, call: &Call<'_>, time_us: i64) -> Decision {
+    match bundle {
+        None => Decision::deny(Reason::NoBundle),
+        Some(bundle) => bundle.decide(&Request {
+            principal: call.principal(),
+            service: call.service,
+            action: call.action,
+            net: call.net(),
+            time_us,
+        }),
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "one call site; a struct would only rename them")]
+fn record(
+    call: &Call<'_>,
+    bundle: Option<&Bundle>,
+    decision: Decision,
+    reason: &str,
+    detail: Option<String>,
+    time_us: i64,
+    id: Uuid,
+    recorder: &Recorder,
+) -> Record {
+    Record {
+        id,
+        time_us,
+        kind: Kind::Decision,
+        producer: recorder.producer.as_ref().to_owned(),
+        source_spiffe_id: call.peer.id.as_ref().map(|id| id.as_str().to_owned()),
+        destination_spiffe_id: call.destination.map(str::to_owned),
+        destination_service: call.service.to_owned(),
+        action: call.action.cedar_id().to_owned(),
+        path: call.record_path(),
+        personal_path: bundle.is_some_and(|b| b.settings().personal.paths),
+        allow: decision.effect == Effect::Allow,
+        enforcement: Enforcement::Enforce,
+        policy_ids: decision.policies,
+        policy_commit: bundle.map(|b| b.commit().to_owned()).unwrap_or_default(),
+        bundle_digest: bundle.map(|b| b.digest().to_owned()).unwrap_or_default(),
+        reason: reason.to_owned(),
+        source_address: call.peer.address.map(|a| a.to_string()),
+        tls: call.peer.tls.as_ref().to_owned(),
+        trace_id: call.trace_id.map(hex32),
+        latency_us: u64::try_from(call.received.elapsed().as_micros()).ok(),
+        context: call.context(),
+        count: 1,
+        detail,
+        shadow: decision.shadow.map(|s| (s.effect == Effect::Allow, s.policies)),
+        ..Record::default()
+    }
+}
+
+/// UUID v7 from the decision's time. The random part only has to be unique, so it needs no system call.
+fn new_id(now_us: i64) -> Uuid {
+    let mut random = [0_u8; 10];
+    fastrand::fill(&mut random);
+    uuid::Builder::from_unix_timestamp_millis(u64::try_from(now_us / 1000).unwrap_or(0), &random).into_uuid()
+}
+
+pub(crate) fn now_us() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .ok()
+        .and_then(|d| i64::try_from(d.as_micros()).ok())
+        .unwrap_or(0)
+}
+
+fn hex32(bytes: [u8; 16]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = String::with_capacity(32);
+    for byte in bytes {
+        for nibble in [byte >> 4, byte & 15] {
+            text.push(DIGITS.get(usize::from(nibble)).copied().map_or('0', char::from));
+        }
+    }
+    text
+}
+

@@ -1,0 +1,263 @@
+//! The service's side: terminates mTLS, decides, records, and only then lets the app see anything.
+//!
+//! INVARIANT: the service that a call is for comes from the port's configuration in the snapshot, never from what the
+//! caller sent. Services that share a port must all permit. A port that the snapshot does not know serves nobody.
+
+mod http;
+mod tcp;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use rustls::ServerConfig;
+use signet_mtls::{HandshakeError, IdentitySource, Select, SpiffeId};
+use signet_policy::Action;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::task::TaskTracker;
+
+use crate::decide::{ActionOwned, Asked, Call, Enforcer, Peer, Serves, Verdict, reason};
+use crate::detect::{self, HttpVersion};
+use crate::metrics::{Direction, Metrics};
+use crate::outbound::ListenError;
+use crate::refusal::Refusals;
+use crate::serve::{self, Stop};
+use crate::snapshot::{InboundService, Protocol, Snapshot};
+use crate::tls::{self, Wire};
+use crate::upstream::{Shared, Upstream};
+
+/// On a permissive TCP port a client that says nothing may be one whose server speaks first; TLS clients never wait.
+const SILENCE: Duration = Duration::from_millis(100);
+
+/// What the snapshot says about one listener.
+struct Port {
+    services: Vec<Arc<InboundService>>,
+    protocol: Protocol,
+    permissive: bool,
+    /// The own trust domain, as the services name it.
+    cluster: Arc<str>,
+    app: Arc<Upstream>,
+}
+
+/// One inbound listener and the app behind it.
+pub struct Inbound {
+    target_port: u16,
+    app: SocketAddr,
+    port: ArcSwapOption<Port>,
+    tls: Arc<ServerConfig>,
+    shared: Shared,
+    enforcer: Arc<Enforcer>,
+    refusals: Refusals,
+    stop: Stop,
+}
+
+impl Inbound {
+    /// For the services whose target port is `target_port`; `app` is where the app listens.
+    #[must_use]
+    pub fn new(
+        target_port: u16,
+        app: SocketAddr,
+        source: IdentitySource,
+        enforcer: Arc<Enforcer>,
+        refusals: Refusals,
+        metrics: Arc<Metrics>,
+        stop: Stop,
+    ) -> Arc<Self> {
+        let tls = tls::inbound(&source, Select::Workload);
+        let shared = Shared { source, metrics, tasks: TaskTracker::new() };
+        Arc::new(Self { target_port, app, port: ArcSwapOption::empty(), tls, shared, enforcer, refusals, stop })
+    }
+
+    /// Takes over what a snapshot says about this listener.
+    pub fn apply(&self, snapshot: &Snapshot) {
+        let services: Vec<_> =
+            snapshot.inbound.iter().filter(|s| s.target_port == self.target_port).map(Arc::clone).collect();
+        let Some(protocol) = services.first().map(|s| s.protocol) else {
+            self.port.store(None);
+            return;
+        };
+        let permissive = services.iter().all(|s| s.permissive);
+        let wire = Wire::for_protocol(protocol);
+        let app = match self.port.load().as_ref() {
+            Some(old) if old.app.wire() == wire => Arc::clone(&old.app),
+            _ => Upstream::app(self.app, wire, self.shared.clone()),
+        };
+        let cluster = Arc::from(snapshot.trust_domain.as_str());
+        self.port.store(Some(Arc::new(Port { services, protocol, permissive, cluster, app })));
+    }
+
+    /// Drops idle connections to the app that nobody will take any more.
+    pub fn sweep(&self) {
+        if let Some(port) = self.port.load().as_ref() {
+            port.app.sweep();
+        }
+    }
+
+    /// Binds `address`.
+    ///
+    /// # Errors
+    /// When the port is taken.
+    pub async fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
+        TcpListener::bind(address).await.map_err(|source| ListenError::Bind { address, source })
+    }
+
+    /// Serves until drained.
+    pub async fn run(self: Arc<Self>, listener: TcpListener) {
+        let metrics = Arc::clone(&self.shared.metrics);
+        let stop = self.stop.clone();
+        serve::accept(listener, Direction::Inbound, metrics, stop, move |stream, address| {
+            Arc::clone(&self).connection(stream, address)
+        })
+        .await;
+    }
+
+    async fn connection(self: Arc<Self>, stream: TcpStream, address: SocketAddr) {
+        let received = Instant::now();
+        let port = self.port.load_full();
+        if let Some(port) = port.as_ref().filter(|p| p.permissive) {
+            if let Some(version) = plaintext(&stream, port.protocol).await {
+                return self.plain(stream, address, version, received).await;
+            }
+        }
+        let accepted = match tls::accept(Arc::clone(&self.tls), stream, address).await {
+            Ok(accepted) => accepted,
+            Err(error) => return self.refuse(address, &error, port.as_deref()),
+        };
+        let tls::Inbound { mut stream, peer, wire } = accepted;
+        let denied = match (&port, wire) {
+            (None, _) => Some(reason::UNKNOWN_SERVICE),
+            (Some(port), Some(wire)) if wire.fits(port.protocol) => None,
+            (Some(_), _) => Some(reason::PROTOCOL_MISMATCH),
+        };
+        if let Some(why) = denied {
+            self.deny_connection(&peer, why, received).await;
+            let _ = stream.shutdown().await;
+            return;
+        }
+        match wire {
+            Some(Wire::H2) => http::serve(self, stream, peer, HttpVersion::Two).await,
+            Some(Wire::Http1) => http::serve(self, stream, peer, HttpVersion::One).await,
+            Some(Wire::Tcp) | None => tcp::serve(&self, stream, peer, received).await,
+        }
+    }
+
+    async fn plain(self: Arc<Self>, stream: TcpStream, address: SocketAddr, first: FirstBytes, received: Instant) {
+        self.shared.metrics.plaintext_calls.inc();
+        let peer = Arc::new(Peer {
+            id: None,
+            address: Some(address),
+            tls: Arc::from("none"),
+            not_after: None,
+            chain: Vec::new(),
+        });
+        match first {
+            FirstBytes::Http(version) => http::serve(self, stream, peer, version).await,
+            FirstBytes::Other => tcp::serve(&self, stream, peer, received).await,
+        }
+    }
+
+    fn refuse(&self, address: SocketAddr, error: &HandshakeError, port: Option<&Port>) {
+        let service = port.and_then(|p| p.services.first()).map_or("", |s| s.service.as_ref());
+        let tls = if error.refusal == signet_mtls::Refusal::NotTls { "none" } else { "" };
+        let id = error.claimed.as_ref();
+        self.refusals.refused(address, error.refusal.as_str(), "tls:handshake", service, id, tls);
+    }
+
+    /// Denies a connection before any call on it could be read, once for each service of the port.
+    async fn deny_connection(&self, peer: &Peer, why: &'static str, received: Instant) {
+        let port = self.port.load_full();
+        let services = port.as_ref().map(|p| p.services.as_slice()).unwrap_or_default();
+        let own = self.own_id();
+        let names = services.iter().map(|s| (s.service.as_ref(), s.port));
+        let unnamed = services.is_empty().then_some(("", self.target_port));
+        for (service, dst_port) in names.chain(unnamed) {
+            let call = Call {
+                peer,
+                destination: own.as_deref(),
+                service,
+                action: Action::TcpConnect { sni: None },
+                dst_cluster: cluster_of(service),
+                dst_port,
+                trace_id: None,
+                received,
+            };
+            self.enforcer.deny(&call, why).await;
+        }
+    }
+
+    fn own_id(&self) -> Option<Arc<str>> {
+        own_id(&self.shared.source)
+    }
+
+    /// Decides for every service of the port. All must permit; the first that does not is the answer.
+    async fn decide(&self, port: &Port, asked: &mut Asked) -> Verdict {
+        let mut verdict = None;
+        for service in &port.services {
+            asked.service = Arc::clone(&service.service);
+            asked.dst_port = service.port;
+            let one = self.enforcer.decide(&asked.call()).await;
+            if !one.allow {
+                return one;
+            }
+            verdict = Some(one);
+        }
+        match verdict {
+            Some(verdict) => verdict,
+            // INVARIANT: a `Port` has a service; without one nothing could have been asked.
+            None => self.enforcer.deny(&asked.call(), reason::UNKNOWN_SERVICE).await,
+        }
+    }
+
+    /// Whether the listener still serves what an open call was opened for, to a peer that is still trusted.
+    fn serves(&self, asked: &Asked) -> Serves {
+        let port = self.port.load();
+        let Some(port) = port.as_ref() else { return Serves::No(reason::UNKNOWN_SERVICE) };
+        if !port.services.iter().any(|s| s.service == asked.service) {
+            return Serves::No(reason::UNKNOWN_SERVICE);
+        }
+        let fits = match asked.action {
+            ActionOwned::Http { .. } => matches!(port.protocol, Protocol::Http | Protocol::Http2),
+            ActionOwned::Grpc { .. } => port.protocol == Protocol::Grpc,
+            ActionOwned::Tcp { .. } => port.protocol == Protocol::Tcp,
+        };
+        if !fits {
+            return Serves::No(reason::PROTOCOL_MISMATCH);
+        }
+        if asked.peer.id.is_none() && !port.permissive {
+            return Serves::No(reason::STRICT_PORT);
+        }
+        self.enforcer.trusts(&asked.peer)
+    }
+}
+
+/// What a client of a permissive port that speaks no TLS began with.
+#[derive(Debug, Clone, Copy)]
+enum FirstBytes {
+    Http(HttpVersion),
+    Other,
+}
+
+/// `None`: it is a TLS handshake, or nothing came.
+async fn plaintext(stream: &TcpStream, protocol: Protocol) -> Option<FirstBytes> {
+    let mut first = [0_u8; 1];
+    let limit = if protocol == Protocol::Tcp { SILENCE } else { crate::limits::DETECT };
+    match tokio::time::timeout(limit, stream.peek(&mut first)).await {
+        Ok(Ok(1)) if first == [0x16] => None,
+        Ok(Ok(1)) if protocol == Protocol::Tcp => Some(FirstBytes::Other),
+        Ok(Ok(1)) => detect::on_socket(stream).await.map(FirstBytes::Http),
+        Ok(_) => None,
+        Err(_) => (protocol == Protocol::Tcp).then_some(FirstBytes::Other),
+    }
+}
+
+/// The trust domain in `<td>/<ns>/<name>`.
+fn cluster_of(service: &str) -> &str {
+    service.split('/').next().unwrap_or_default()
+}
+
+fn own_id(source: &IdentitySource) -> Option<Arc<str>> {
+    let identity = source.current();
+    Select::Workload.svid(&identity).map(|svid| Arc::from(SpiffeId::as_str(&svid.id)))
+}

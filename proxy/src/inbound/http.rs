@@ -1,0 +1,247 @@
+//! HTTP/1.1 and HTTP/2, gRPC included: one decision per request, recorded before the app sees it.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method, Request, Response, Version};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tracing::{debug, info_span};
+
+use super::{Inbound, Port};
+use crate::answer::{self, Form};
+use crate::body::Body;
+use crate::decide::{ActionOwned, Asked, Peer, Verdict, grpc_parts, reason};
+use crate::detect::HttpVersion;
+use crate::headers::{self, HeadError};
+use crate::open::{OpenCalls, OpenGuard};
+use crate::serve::{self, Graceful, Signal, Signals};
+use crate::snapshot::Protocol;
+use crate::trace::Trace;
+use crate::upstream::UpstreamError;
+use crate::{forward, upstream};
+
+/// One connection.
+struct Connection {
+    inbound: Arc<Inbound>,
+    peer: Arc<Peer>,
+    /// Own SPIFFE ID, and what `x-signet-source` says; made once.
+    own: Arc<str>,
+    source: Option<HeaderValue>,
+    open: Arc<OpenCalls>,
+}
+
+pub(super) async fn serve<T>(inbound: Arc<Inbound>, stream: T, peer: Arc<Peer>, version: HttpVersion)
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let connection = Arc::new(Connection {
+        own: inbound.own_id().unwrap_or_default(),
+        source: peer.id.as_ref().and_then(|id| HeaderValue::from_str(id.as_str()).ok()),
+        inbound,
+        peer,
+        open: Arc::new(OpenCalls::default()),
+    });
+    let this = Arc::clone(&connection);
+    let service = service_fn(move |request| {
+        let this = Arc::clone(&this);
+        async move { Ok::<_, Infallible>(this.request(request).await) }
+    });
+    let io = TokioIo::new(stream);
+    let ended = match version {
+        HttpVersion::One => connection.drive(serve::http1_server().serve_connection(io, service)).await,
+        HttpVersion::Two => connection.drive(serve::http2_server().serve_connection(io, service)).await,
+    };
+    if let Err(error) = ended {
+        debug!(error = %signet_observe::error_chain(&error), "a connection ended badly");
+        if serve::is_bad_http(&error) {
+            connection.refused("bad_http");
+        }
+    }
+}
+
+impl Connection {
+    /// Drives the connection, and decides its open calls again when something changed.
+    async fn drive(&self, connection: impl Graceful) -> hyper::Result<()> {
+        tokio::pin!(connection);
+        let enforcer = &self.inbound.enforcer;
+        // A certificate is valid through the whole second that it names.
+        let ends_us = self.peer.not_after.map(|s| s.saturating_add(1).saturating_mul(1_000_000));
+        let mut expired = false;
+        let drain = self.inbound.stop.drain.clone();
+        let mut signals = Signals::new(enforcer.changes(), drain, Some(Arc::clone(&self.open)), ends_us);
+        loop {
+            let due = || {
+                let ends_us = ends_us.filter(|_| !expired);
+                [ends_us, self.open.soonest_us()].into_iter().flatten().min()
+            };
+            let signal = tokio::select! {
+                biased;
+                ended = connection.as_mut() => return ended,
+                signal = signals.next(due) => signal,
+            };
+            match signal {
+                Signal::Sooner => continue,
+                Signal::Drain => {
+                    connection.as_mut().end();
+                    continue;
+                }
+                Signal::Due if !expired && ends_us.is_some_and(|at| crate::decide::now_us() >= at) => {
+                    // The client makes new connections with its new SVID; this one takes no more calls.
+                    expired = true;
+                    connection.as_mut().end();
+                }
+                Signal::Due | Signal::Changed => {}
+            }
+            let closed = self.open.decide_again(enforcer, |asked| self.inbound.serves(asked)).await;
+            self.inbound.shared.metrics.closed_by_policy.inc_by(closed as u64);
+            if self.peer.id.is_some() && enforcer.trusts(&self.peer) != crate::decide::Serves::Yes {
+                connection.as_mut().end();
+            }
+        }
+    }
+
+    fn refused(&self, code: &str) {
+        let port = self.inbound.port.load();
+        let service = port.as_ref().and_then(|p| p.services.first()).map_or("", |s| s.service.as_ref());
+        if let Some(address) = self.peer.address {
+            self.inbound.refusals.refused(address, code, "http:parse", service, self.peer.id.as_ref(), &self.peer.tls);
+        }
+    }
+
+    async fn request(&self, request: Request<Incoming>) -> Response<Body> {
+        let received = Instant::now();
+        let version = request.version();
+        let port = self.inbound.port.load_full();
+        let protocol = port.as_ref().map_or(Protocol::Http, |p| p.protocol);
+        let mut response = match port {
+            Some(port) => self.answer(request, &port, received).await,
+            None => {
+                self.inbound.deny_connection(&self.peer, reason::UNKNOWN_SERVICE, received).await;
+                answer::fault(Form::Http, answer::NO_ENDPOINTS)
+            }
+        };
+        *response.version_mut() = if version == Version::HTTP_2 { version } else { Version::HTTP_11 };
+        self.inbound.shared.metrics.inbound.answered(protocol, response.status().as_u16(), received.elapsed());
+        response
+    }
+
+    async fn answer(&self, request: Request<Incoming>, port: &Port, received: Instant) -> Response<Body> {
+        let (mut parts, body) = request.into_parts();
+        let form =
+            if port.protocol == Protocol::Grpc && headers::is_grpc(&parts.headers) { Form::Grpc } else { Form::Http };
+        if let Err(error) = headers::check(&parts.headers, parts.version) {
+            self.refused(error.code());
+            let fault = if error == HeadError::Upgrade { answer::UPGRADE } else { answer::BAD_REQUEST };
+            return answer::fault(form, fault);
+        }
+        let trace = Trace::start(&parts.headers, || {
+            info_span!(target: "signet_proxy", "inbound", otel.kind = "server", http.request.method = %parts.method,
+                url.path = parts.uri.path(), http.response.status_code = tracing::field::Empty)
+        });
+        let host = forward::host_of(&parts);
+        let given = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        let (path, mut wrong) = match normal(&given) {
+            Some(path) => (path, None),
+            None => (given, Some(reason::BAD_PATH)),
+        };
+        // The declared protocol is held to: what contradicts it is denied.
+        let contradicts = match port.protocol {
+            Protocol::Grpc => form == Form::Http || parts.method != Method::POST || grpc_parts(path.path()).is_none(),
+            Protocol::Http | Protocol::Http2 => parts.method == Method::CONNECT,
+            Protocol::Tcp => true,
+        };
+        if contradicts {
+            wrong = wrong.or(Some(reason::PROTOCOL_MISMATCH));
+        }
+        let action = match port.protocol {
+            Protocol::Grpc => ActionOwned::Grpc { path: path.clone() },
+            _ => ActionOwned::Http { method: parts.method.clone(), path: path.clone(), host: host.clone() },
+        };
+        let Some(service) = port.services.first() else {
+            return answer::fault(form, answer::NO_ENDPOINTS);
+        };
+        let mut asked = Asked {
+            peer: Arc::clone(&self.peer),
+            destination: Arc::clone(&self.own),
+            service: Arc::clone(&service.service),
+            action,
+            dst_cluster: Arc::clone(&port.cluster),
+            dst_port: service.port,
+            trace_id: Some(trace.id()),
+            received,
+        };
+        let epoch = self.inbound.enforcer.epoch();
+        let verdict = match wrong {
+            Some(why) => self.inbound.enforcer.deny(&asked.call(), why).await,
+            None => self.inbound.decide(port, &mut asked).await,
+        };
+        if !verdict.allow {
+            trace.answered(403);
+            return answer::denied(form, verdict.decision_id);
+        }
+        let guard = self.open.open(asked, verdict);
+        if self.inbound.enforcer.epoch() != epoch {
+            // Something changed between deciding and registering: nobody else will look at this call.
+            self.open.decide_again(&self.inbound.enforcer, |asked| self.inbound.serves(asked)).await;
+        }
+        headers::strip(&mut parts.headers);
+        if let Some(source) = &self.source {
+            parts.headers.insert(headers::SOURCE, source.clone());
+        }
+        trace.pass_on(&mut parts.headers);
+        forward::shape(&mut parts, port.app.wire(), path, &host);
+        let mut request = Request::from_parts(parts, Body::from(body));
+        request.extensions_mut().clear();
+        let mut response = self.forward(port, request, guard, form).await;
+        trace.answered(response.status().as_u16());
+        response.extensions_mut().clear();
+        response
+    }
+
+    /// Asks the app, unless a new decision closes the call first.
+    async fn forward(&self, port: &Port, request: Request<Body>, guard: OpenGuard, form: Form) -> Response<Body> {
+        let closed = std::future::poll_fn(|cx| guard.call.poll_closed(cx));
+        let answered: Result<Response<Body>, Verdict> = tokio::select! {
+            biased;
+            verdict = closed => Err(verdict),
+            sent = port.app.send(request) => Ok(match sent {
+                Ok(mut response) => {
+                    headers::strip(response.headers_mut());
+                    response
+                }
+                Err(upstream::Failure { error, .. }) => {
+                    debug!(error = %signet_observe::error_chain(&error), "the app gave no answer");
+                    let fault = match error {
+                        UpstreamError::Broken { .. } => answer::BROKEN,
+                        _ => answer::APP_DOWN,
+                    };
+                    answer::fault(form, fault)
+                }
+            }),
+        };
+        match answered {
+            Ok(mut response) => {
+                response.body_mut().keep_open(guard);
+                response
+            }
+            Err(verdict) => answer::denied(form, verdict.decision_id),
+        }
+    }
+}
+
+/// The path in its one normal form, with the query as it came. `None`: it has none.
+fn normal(given: &PathAndQuery) -> Option<PathAndQuery> {
+    let path = signet_policy::normalise_path(given.path()).ok()?;
+    if path == given.path() {
+        return Some(given.clone());
+    }
+    match given.query() {
+        Some(query) => PathAndQuery::try_from(format!("{path}?{query}")).ok(),
+        None => PathAndQuery::try_from(path.as_ref()).ok(),
+    }
+}

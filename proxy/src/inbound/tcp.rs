@@ -1,0 +1,94 @@
+//! Raw TCP: one decision per connection, made before the app hears of it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tracing::debug;
+
+use super::{Inbound, Port};
+use crate::decide::{ActionOwned, Again, Asked, Peer, Verdict};
+use crate::serve::{Signal, Signals};
+use crate::snapshot::Protocol;
+use crate::tcp;
+
+pub(super) async fn serve<T>(inbound: &Inbound, mut stream: T, peer: Arc<Peer>, received: Instant)
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let Some(port) = inbound.port.load_full() else { return };
+    // Before deciding, so that no change falls between the decision and the waiting for changes.
+    let changes = inbound.enforcer.changes();
+    let (asked, verdict) = decide(inbound, &port, peer, received).await;
+    let status = if verdict.allow { 200 } else { 403 };
+    inbound.shared.metrics.inbound.answered(Protocol::Tcp, status, received.elapsed());
+    if !verdict.allow {
+        // A clean end without a byte of the server's.
+        let _ = stream.shutdown().await;
+        return;
+    }
+    let (mut app, _in_flight) = match port.app.raw().await {
+        Ok(app) => app,
+        Err(error) => {
+            debug!(error = %signet_observe::error_chain(&error), "the app could not be reached");
+            let _ = stream.shutdown().await;
+            return;
+        }
+    };
+    let mut due_us = due(&asked, verdict.expires_at_us);
+    // Draining leaves TCP connections alone until the deadline: their end is the application's.
+    let mut signals = Signals::new(changes, inbound.stop.drain.clone(), None, due_us);
+    let closed = {
+        let relay = tcp::relay(&mut stream, &mut app);
+        tokio::pin!(relay);
+        loop {
+            tokio::select! {
+                biased;
+                copied = relay.as_mut() => {
+                    match copied {
+                        Ok((received, sent)) => inbound.shared.metrics.copied(received, sent),
+                        Err(error) => debug!(%error, "a TCP connection broke"),
+                    }
+                    break false;
+                }
+                signal = signals.next(|| due_us) => {
+                    if signal == Signal::Drain {
+                        continue;
+                    }
+                    let serves = inbound.serves(&asked);
+                    match inbound.enforcer.decide_again(&asked.call(), verdict.decision_id, serves).await {
+                        Again::Closed(_) => break true,
+                        Again::GoesOn { expires_at_us } => due_us = due(&asked, expires_at_us),
+                    }
+                }
+            }
+        }
+    };
+    if closed {
+        inbound.shared.metrics.closed_by_policy.inc();
+        // Dropping both ends resets what is in flight; nothing more is delivered.
+    }
+}
+
+async fn decide(inbound: &Inbound, port: &Port, peer: Arc<Peer>, received: Instant) -> (Asked, Verdict) {
+    let service = port.services.first();
+    let mut asked = Asked {
+        peer,
+        destination: inbound.own_id().unwrap_or_default(),
+        dst_cluster: Arc::clone(&port.cluster),
+        service: service.map(|s| Arc::clone(&s.service)).unwrap_or_default(),
+        action: ActionOwned::Tcp { sni: None },
+        dst_port: service.map_or(0, |s| s.port),
+        trace_id: None,
+        received,
+    };
+    let verdict = inbound.decide(port, &mut asked).await;
+    (asked, verdict)
+}
+
+/// The sooner of what the decision read and the end of the peer's certificate, Unix microseconds.
+fn due(asked: &Asked, expires_at_us: Option<i64>) -> Option<i64> {
+    // A certificate is valid through the whole second that it names.
+    let ends = asked.peer.not_after.map(|s| s.saturating_add(1).saturating_mul(1_000_000));
+    [ends, expires_at_us].into_iter().flatten().min()
+}

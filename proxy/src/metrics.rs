@@ -1,0 +1,191 @@
+//! The proxy's metrics. Every series on the path of a call is looked up once, here, and never by label again.
+
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    Inbound,
+    Outbound,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    direction: &'static str,
+    protocol: &'static str,
+    code: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DirectionLabels {
+    direction: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DecisionLabels {
+    decision: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CauseLabels {
+    cause: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PoolLabels {
+    event: &'static str,
+}
+
+const CODES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+const PROTOCOLS: [&str; 4] = ["http", "http2", "grpc", "tcp"];
+
+/// One direction's series.
+#[derive(Debug)]
+pub struct Golden {
+    requests: [[Counter; CODES.len()]; PROTOCOLS.len()],
+    pub latency: Histogram,
+    pub connections: Gauge,
+    pub connections_total: Counter,
+    pub connections_refused: Counter,
+}
+
+/// All series of a sidecar or gateway.
+#[derive(Debug)]
+pub struct Metrics {
+    pub inbound: Golden,
+    pub outbound: Golden,
+    allowed: Counter,
+    denied: Counter,
+    unrecorded: Counter,
+    decision_latency: Histogram,
+    refusals: Family<CauseLabels, Counter>,
+    pub plaintext_calls: Counter,
+    pub pool_opened: Counter,
+    pub pool_reused: Counter,
+    pub pool_retried: Counter,
+    pub pool_failed: Counter,
+    pub closed_by_policy: Counter,
+    pub snapshot_version: Gauge,
+    bytes_in: Counter,
+    bytes_out: Counter,
+}
+
+impl Metrics {
+    /// Makes and registers all series, under names that begin with `signet_`.
+    pub fn register(registry: &mut Registry) -> std::sync::Arc<Self> {
+        let requests = Family::<RequestLabels, Counter>::default();
+        registry.register("signet_proxy_requests", "Calls answered", requests.clone());
+        let latency = Family::<DirectionLabels, Histogram>::new_with_constructor(latency_histogram);
+        registry.register("signet_proxy_request_seconds", "From arrival to the answer's head", latency.clone());
+        let connections = Family::<DirectionLabels, Gauge>::default();
+        registry.register("signet_proxy_connections", "Open accepted connections", connections.clone());
+        let accepted = Family::<DirectionLabels, Counter>::default();
+        registry.register("signet_proxy_connections_accepted", "Accepted connections", accepted.clone());
+        let over = Family::<DirectionLabels, Counter>::default();
+        registry.register("signet_proxy_connections_over_limit", "Connections closed at the listener's limit", over.clone());
+        let golden = |direction: &'static str| {
+            let by = DirectionLabels { direction };
+            Golden {
+                requests: PROTOCOLS.map(|protocol| {
+                    CODES.map(|code| requests.get_or_create(&RequestLabels { direction, protocol, code }).clone())
+                }),
+                latency: latency.get_or_create(&by).clone(),
+                connections: connections.get_or_create(&by).clone(),
+                connections_total: accepted.get_or_create(&by).clone(),
+                connections_refused: over.get_or_create(&by).clone(),
+            }
+        };
+        let (inbound, outbound) = (golden("inbound"), golden("outbound"));
+
+        let decisions = Family::<DecisionLabels, Counter>::default();
+        registry.register("signet_proxy_decisions", "Decisions made and recorded", decisions.clone());
+        let pool = Family::<PoolLabels, Counter>::default();
+        registry.register("signet_proxy_pool", "What became of upstream connections", pool.clone());
+        let pooled = |event: &'static str| pool.get_or_create(&PoolLabels { event }).clone();
+        let metrics = Self {
+            inbound,
+            outbound,
+            allowed: decisions.get_or_create(&DecisionLabels { decision: "allow" }).clone(),
+            denied: decisions.get_or_create(&DecisionLabels { decision: "deny" }).clone(),
+            unrecorded: Counter::default(),
+            decision_latency: latency_histogram(),
+            refusals: Family::default(),
+            plaintext_calls: Counter::default(),
+            pool_opened: pooled("opened"),
+            pool_reused: pooled("reused"),
+            pool_retried: pooled("retried"),
+            pool_failed: pooled("failed"),
+            closed_by_policy: Counter::default(),
+            snapshot_version: Gauge::default(),
+            bytes_in: Counter::default(),
+            bytes_out: Counter::default(),
+        };
+        registry.register("signet_proxy_unrecorded_denials", "Calls denied because no record could be kept", metrics.unrecorded.clone());
+        registry.register("signet_proxy_decision_seconds", "From arrival to the recorded decision", metrics.decision_latency.clone());
+        registry.register("signet_proxy_refusals", "Connections refused before authentication", metrics.refusals.clone());
+        registry.register("signet_proxy_plaintext_calls", "Calls admitted without mTLS on permissive ports", metrics.plaintext_calls.clone());
+        registry.register("signet_proxy_closed_by_policy", "Open connections and streams closed by a new decision", metrics.closed_by_policy.clone());
+        registry.register("signet_proxy_snapshot_version", "Version of the snapshot in force, 0 for none", metrics.snapshot_version.clone());
+        registry.register("signet_proxy_tcp_received_bytes", "Bytes from clients of TCP connections", metrics.bytes_in.clone());
+        registry.register("signet_proxy_tcp_sent_bytes", "Bytes to clients of TCP connections", metrics.bytes_out.clone());
+        std::sync::Arc::new(metrics)
+    }
+
+    #[must_use]
+    pub fn golden(&self, direction: Direction) -> &Golden {
+        match direction {
+            Direction::Inbound => &self.inbound,
+            Direction::Outbound => &self.outbound,
+        }
+    }
+
+    pub(crate) fn decided(&self, allow: bool, took: Duration) {
+        if allow { &self.allowed } else { &self.denied }.inc();
+        self.decision_latency.observe(took.as_secs_f64());
+    }
+
+    /// Counts a denial without a record; `true` when it is worth a log line (the first, then each thousandth).
+    pub(crate) fn unrecorded(&self) -> bool {
+        self.unrecorded.inc().is_multiple_of(1000)
+    }
+
+    pub(crate) fn refused(&self, cause: &str) {
+        self.refusals.get_or_create(&CauseLabels { cause: cause.to_owned() }).inc();
+    }
+
+    /// How often connections were refused for `cause`.
+    #[must_use]
+    pub fn refusals(&self, cause: &str) -> u64 {
+        self.refusals.get_or_create(&CauseLabels { cause: cause.to_owned() }).get()
+    }
+
+    pub(crate) fn copied(&self, received: u64, sent: u64) {
+        self.bytes_in.inc_by(received);
+        self.bytes_out.inc_by(sent);
+    }
+}
+
+impl Golden {
+    /// One call was answered.
+    pub fn answered(&self, protocol: crate::snapshot::Protocol, status: u16, took: Duration) {
+        let class = usize::from((status / 100).clamp(1, 5)) - 1;
+        if let Some(counter) = self.requests.get(protocol as usize).and_then(|codes| codes.get(class)) {
+            counter.inc();
+        }
+        self.latency.observe(took.as_secs_f64());
+    }
+}
+
+/// From 25 us to 10 s: the mesh's own cost lies at the low end, the app's at the high end.
+fn latency_histogram() -> Histogram {
+    Histogram::new([
+        0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
+        2.5, 10.0,
+    ])
+}

@@ -1,0 +1,111 @@
+//! The app's side: an explicit HTTP proxy on loopback that lends the app the sidecar's identity.
+//!
+//! It takes absolute-form requests, origin-form with `Host`, HTTP/2 with prior knowledge by `:authority`, and CONNECT.
+//! It reaches only services of the snapshot. What is not there is denied, and the denial is recorded here, because no
+//! other sidecar will see the call; all other decisions are the destination's.
+
+mod connect;
+mod http;
+mod table;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use signet_mtls::{IdentitySource, Select};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::task::TaskTracker;
+
+use crate::decide::{Enforcer, Peer};
+use crate::detect;
+use crate::metrics::{Direction, Metrics};
+use crate::refusal::Refusals;
+use crate::serve::{self, Stop};
+use crate::snapshot::Snapshot;
+use crate::upstream::Shared;
+use table::Table;
+
+/// Why a listener could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    #[error("the explicit outbound listener lends the workload's identity and may only bind loopback, not `{0}`")]
+    NotLoopback(SocketAddr),
+    #[error("cannot listen on `{address}`; is the port taken?")]
+    Bind { address: SocketAddr, source: std::io::Error },
+}
+
+/// The outbound side of a sidecar.
+pub struct Outbound {
+    table: ArcSwap<Table>,
+    shared: Shared,
+    enforcer: Arc<Enforcer>,
+    refusals: Refusals,
+    stop: Stop,
+}
+
+impl Outbound {
+    #[must_use]
+    pub fn new(
+        source: IdentitySource,
+        enforcer: Arc<Enforcer>,
+        refusals: Refusals,
+        metrics: Arc<Metrics>,
+        stop: Stop,
+    ) -> Arc<Self> {
+        let shared = Shared { source, metrics, tasks: TaskTracker::new() };
+        Arc::new(Self { table: ArcSwap::from_pointee(Table::default()), shared, enforcer, refusals, stop })
+    }
+
+    /// Takes over a snapshot's services.
+    pub fn apply(&self, snapshot: &Snapshot) {
+        let table = Table::build(snapshot, &self.table.load(), &self.shared);
+        self.table.store(Arc::new(table));
+    }
+
+    /// Drops idle connections that nobody will take any more; to be called now and then.
+    pub fn sweep(&self) {
+        self.table.load().sweep();
+    }
+
+    /// Binds `address`, which must be loopback.
+    ///
+    /// # Errors
+    /// See [`ListenError`].
+    pub async fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
+        if !address.ip().is_loopback() {
+            return Err(ListenError::NotLoopback(address));
+        }
+        TcpListener::bind(address).await.map_err(|source| ListenError::Bind { address, source })
+    }
+
+    /// Serves until drained.
+    pub async fn run(self: Arc<Self>, listener: TcpListener) {
+        let metrics = Arc::clone(&self.shared.metrics);
+        let stop = self.stop.clone();
+        serve::accept(listener, Direction::Outbound, metrics, stop, move |stream, address| {
+            Arc::clone(&self).connection(stream, address)
+        })
+        .await;
+    }
+
+    async fn connection(self: Arc<Self>, stream: TcpStream, address: SocketAddr) {
+        let peer = Arc::new(self.own(address));
+        let Some(version) = detect::on_socket(&stream).await else {
+            self.refusals.refused(address, "no_request", "http:parse", "", None, "none");
+            return;
+        };
+        let client = Arc::new(http::Client { outbound: self, peer, address, fixed: None });
+        client.serve(stream, version).await;
+    }
+
+    /// Who calls, as far as records of this side go: the workload itself.
+    fn own(&self, address: SocketAddr) -> Peer {
+        Peer {
+            id: Select::Workload.svid(&self.shared.source.current()).map(|svid| svid.id.clone()),
+            address: Some(address),
+            tls: Arc::from("none"),
+            not_after: None,
+            chain: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! CONNECT: raw TCP for services that declare it, HTTP parsed as usual for services that declare HTTP.
+//!
+//! It reaches services of the snapshot only, so it is no way out. The 200 comes after the inner side is up.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::upgrade::{Parts, Upgraded};
+use hyper_util::rt::TokioIo;
+use signet_policy::Action;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tracing::debug;
+
+use super::http::Client;
+use super::table::Route;
+use crate::answer::{self, Form};
+use crate::balance::InFlight;
+use crate::body::Body;
+use crate::decide::{Call, reason};
+use crate::snapshot::Protocol;
+use crate::trace::Trace;
+use crate::upstream::{Transport, UpstreamError};
+use crate::{detect, tcp};
+
+pub(super) async fn open(client: &Arc<Client>, mut request: Request<Incoming>, received: Instant) -> Response<Body> {
+    if client.fixed.is_some() {
+        return answer::fault(Form::Http, answer::NESTED);
+    }
+    let Some((host, port)) = request.uri().authority().map(|a| (a.host().to_owned(), a.port_u16())) else {
+        return answer::fault(Form::Http, answer::BAD_REQUEST);
+    };
+    let route = client.outbound.table.load().find(&host, port, 80).map(Arc::clone);
+    let Some(route) = route else {
+        let trace = Trace::start(request.headers(), tracing::Span::none);
+        let call = Call {
+            peer: &client.peer,
+            destination: None,
+            service: &host,
+            action: Action::TcpConnect { sni: None },
+            dst_cluster: "",
+            dst_port: port.unwrap_or_default(),
+            trace_id: Some(trace.id()),
+            received,
+        };
+        let verdict = client.outbound.enforcer.deny(&call, reason::UNKNOWN_SERVICE).await;
+        return answer::denied(Form::Http, verdict.decision_id);
+    };
+    let upgrade = hyper::upgrade::on(&mut request);
+    let stop = client.outbound.stop.clone();
+    if route.service.protocol == Protocol::Tcp {
+        let (transport, in_flight) = match dial(&route).await {
+            Ok(dialled) => dialled,
+            Err(response) => return *response,
+        };
+        let client = Arc::clone(client);
+        stop.tasks.spawn(async move {
+            let relayed = async {
+                match upgrade.await {
+                    Ok(upgraded) => relay(upgraded, transport, in_flight, &client).await,
+                    Err(error) => debug!(%error, "the app left before its CONNECT was up"),
+                }
+            };
+            stop.kill.run_until_cancelled(relayed).await;
+        });
+    } else {
+        let inner = Client {
+            outbound: Arc::clone(&client.outbound),
+            peer: Arc::clone(&client.peer),
+            address: client.address,
+            fixed: Some(route),
+        };
+        stop.tasks.spawn(async move {
+            let served = async {
+                let Ok(upgraded) = upgrade.await else { return };
+                if let Some((stream, version)) = detect::on_stream(TokioIo::new(upgraded)).await {
+                    Arc::new(inner).serve(stream, version).await;
+                }
+            };
+            stop.kill.run_until_cancelled(served).await;
+        });
+    }
+    Response::new(Body::empty())
+}
+
+async fn dial(route: &Route) -> Result<(Transport, InFlight), Box<Response<Body>>> {
+    let mut avoid = None;
+    loop {
+        let Some((index, upstream)) = route.pick(avoid) else {
+            return Err(Box::new(answer::fault(Form::Http, answer::NO_ENDPOINTS)));
+        };
+        match upstream.raw().await {
+            Ok(dialled) => return Ok(dialled),
+            Err(UpstreamError::Connect { .. } | UpstreamError::Timeout { .. })
+                if avoid.is_none() && route.endpoints() > 1 =>
+            {
+                avoid = Some(index);
+            }
+            Err(error) => return Err(Box::new(answer::unreachable(Form::Http, &error))),
+        }
+    }
+}
+
+async fn relay(upgraded: Upgraded, mut transport: Transport, in_flight: InFlight, client: &Client) {
+    // On HTTP/1.1 the upgraded connection is the socket itself: take it out of its box.
+    let copied = match upgraded.downcast::<TokioIo<TcpStream>>() {
+        Ok(Parts { io, read_buf, .. }) => copy(&mut io.into_inner(), read_buf, &mut transport).await,
+        Err(upgraded) => copy(&mut TokioIo::new(upgraded), Bytes::new(), &mut transport).await,
+    };
+    drop(in_flight);
+    match copied {
+        Ok((sent, received)) => client.outbound.shared.metrics.copied(sent, received),
+        Err(error) => debug!(%error, "a TCP connection broke"),
+    }
+}
+
+async fn copy<T>(app: &mut T, first: Bytes, transport: &mut Transport) -> std::io::Result<(u64, u64)>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    if !first.is_empty() {
+        transport.write_all(&first).await?;
+        transport.flush().await?;
+    }
+    let (sent, received) = tcp::relay(app, transport).await?;
+    Ok((sent + first.len() as u64, received))
+}

@@ -1,0 +1,193 @@
+//! HTTP from the app, on the listener itself or inside CONNECT.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures::future::BoxFuture;
+use http::uri::PathAndQuery;
+use http::{Method, Request, Response, Version};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use signet_policy::Action;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tracing::{debug, info_span};
+
+use super::table::Route;
+use super::{Outbound, connect};
+use crate::answer::{self, Form};
+use crate::body::Body;
+use crate::decide::{Call, Host, Peer, reason};
+use crate::detect::HttpVersion;
+use crate::headers::{self, HeadError};
+use crate::serve::{self, Graceful, Signal, Signals};
+use crate::snapshot::Protocol;
+use crate::trace::Trace;
+use crate::{forward, upstream};
+
+/// One connection of the app.
+pub(super) struct Client {
+    pub(super) outbound: Arc<Outbound>,
+    pub(super) peer: Arc<Peer>,
+    pub(super) address: SocketAddr,
+    /// The service that CONNECT named; inside it no other can be reached.
+    pub(super) fixed: Option<Arc<Route>>,
+}
+
+impl Client {
+    /// Serves HTTP until the connection ends or is drained. Boxed because it contains itself, through CONNECT.
+    pub(super) fn serve<T>(self: Arc<Self>, stream: T, version: HttpVersion) -> BoxFuture<'static, ()>
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        Box::pin(async move {
+            let this = Arc::clone(&self);
+            let service = service_fn(move |request| {
+                let this = Arc::clone(&this);
+                async move { Ok::<_, Infallible>(this.request(request).await) }
+            });
+            let io = TokioIo::new(stream);
+            let ended = match version {
+                HttpVersion::One => self.drive(serve::http1_server().serve_connection(io, service).with_upgrades()).await,
+                HttpVersion::Two => self.drive(serve::http2_server().serve_connection(io, service)).await,
+            };
+            if let Err(error) = ended {
+                debug!(error = %signet_observe::error_chain(&error), "an app's connection ended badly");
+                if serve::is_bad_http(&error) {
+                    self.outbound.refusals.refused(self.address, "bad_http", "http:parse", "", self.peer.id.as_ref(), "none");
+                }
+            }
+        })
+    }
+
+    async fn drive(&self, connection: impl Graceful) -> hyper::Result<()> {
+        tokio::pin!(connection);
+        let changes = self.outbound.enforcer.changes();
+        let mut signals = Signals::new(changes, self.outbound.stop.drain.clone(), None, None);
+        loop {
+            tokio::select! {
+                biased;
+                ended = connection.as_mut() => return ended,
+                signal = signals.next(|| None) => if signal == Signal::Drain {
+                    connection.as_mut().end();
+                },
+            }
+        }
+    }
+
+    async fn request(self: &Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+        let received = Instant::now();
+        let form = if headers::is_grpc(request.headers()) { Form::Grpc } else { Form::Http };
+        if request.method() == Method::CONNECT {
+            let response = connect::open(self, request, received).await;
+            self.outbound.shared.metrics.outbound.answered(Protocol::Tcp, response.status().as_u16(), received.elapsed());
+            return response;
+        }
+        let (mut protocol, version) = (Protocol::Http, request.version());
+        let mut response = self.forward(request, form, received, &mut protocol).await;
+        *response.version_mut() = if version == Version::HTTP_2 { version } else { Version::HTTP_11 };
+        self.outbound.shared.metrics.outbound.answered(protocol, response.status().as_u16(), received.elapsed());
+        response
+    }
+
+    async fn forward(
+        &self,
+        request: Request<Incoming>,
+        form: Form,
+        received: Instant,
+        protocol: &mut Protocol,
+    ) -> Response<Body> {
+        let (mut parts, body) = request.into_parts();
+        if let Err(error) = headers::check(&parts.headers, parts.version) {
+            self.outbound.refusals.refused(self.address, error.code(), "http:parse", "", self.peer.id.as_ref(), "none");
+            let fault = if error == HeadError::Upgrade { answer::UPGRADE } else { answer::BAD_REQUEST };
+            return answer::fault(form, fault);
+        }
+        let host = forward::host_of(&parts);
+        let trace = Trace::start(&parts.headers, || {
+            info_span!(target: "signet_proxy", "outbound", otel.kind = "client", http.request.method = %parts.method,
+                server.address = host.as_str(), http.response.status_code = tracing::field::Empty)
+        });
+        let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        let Some(route) = self.route(&host) else {
+            return self.unknown(&parts.method, &path, &host, form, trace.id(), received).await;
+        };
+        *protocol = route.service.protocol;
+        if route.service.protocol == Protocol::Tcp {
+            return answer::fault(form, answer::USE_CONNECT);
+        }
+        headers::strip(&mut parts.headers);
+        trace.pass_on(&mut parts.headers);
+        forward::shape(&mut parts, crate::tls::Wire::for_protocol(route.service.protocol), path, &host);
+        let mut request = Request::from_parts(parts, Body::from(body));
+        request.extensions_mut().clear();
+        let mut response = send(&route, request, form).await;
+        headers::strip_hop(response.headers_mut());
+        trace.answered(response.status().as_u16());
+        response
+    }
+
+    fn route(&self, host: &Host) -> Option<Arc<Route>> {
+        if let Some(fixed) = &self.fixed {
+            return Some(Arc::clone(fixed));
+        }
+        let (host, port) = forward::split_host(host.as_str())?;
+        self.outbound.table.load().find(host, port, 80).map(Arc::clone)
+    }
+
+    /// Denies a call to what is not in the snapshot, and records it.
+    async fn unknown(
+        &self,
+        method: &Method,
+        path: &PathAndQuery,
+        host: &Host,
+        form: Form,
+        trace_id: [u8; 16],
+        received: Instant,
+    ) -> Response<Body> {
+        let normal = signet_policy::normalise_path(path.path()).unwrap_or_default();
+        let (service, grpc_method) = crate::decide::grpc_parts(&normal).unwrap_or_default();
+        let action = match form {
+            Form::Grpc => Action::Grpc { service, method: grpc_method },
+            Form::Http => Action::Http { method: method.as_str(), path: &normal, host: host.as_str() },
+        };
+        let (name, port) = forward::split_host(host.as_str()).unwrap_or((host.as_str(), None));
+        let call = Call {
+            peer: &self.peer,
+            destination: None,
+            service: name,
+            action,
+            dst_cluster: "",
+            dst_port: port.unwrap_or(80),
+            trace_id: Some(trace_id),
+            received,
+        };
+        let verdict = self.outbound.enforcer.deny(&call, reason::UNKNOWN_SERVICE).await;
+        answer::denied(form, verdict.decision_id)
+    }
+}
+
+/// Sends to an endpoint, and to another one when the request certainly never left.
+async fn send(route: &Route, mut request: Request<Body>, form: Form) -> Response<Body> {
+    let mut avoid = None;
+    loop {
+        let Some((index, upstream)) = route.pick(avoid) else {
+            return answer::fault(form, answer::NO_ENDPOINTS);
+        };
+        match upstream.send(request).await {
+            Ok(response) => return response,
+            Err(upstream::Failure { error, unsent }) => {
+                debug!(service = %route.service.service, error = %signet_observe::error_chain(&error), "no answer");
+                match unsent {
+                    Some(unsent) if avoid.is_none() && route.endpoints() > 1 => {
+                        avoid = Some(index);
+                        request = *unsent;
+                    }
+                    _ => return answer::unreachable(form, &error),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Names to services to endpoints, as one snapshot has them. Endpoints that stay keep their connections and load.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use signet_mtls::{Select, SpiffeId};
+
+use crate::balance;
+use crate::snapshot::{OutboundService, RemoteGateway, Snapshot};
+use crate::tls::{self, Wire};
+use crate::upstream::{GatewayPool, Shared, Upstream};
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Place {
+    Sidecar(SocketAddr),
+    Remote(RemoteGateway),
+}
+
+type Key = (Place, Wire, Vec<SpiffeId>);
+
+/// A service and its endpoints.
+pub(crate) struct Route {
+    pub(crate) service: Arc<OutboundService>,
+    upstreams: Vec<Arc<Upstream>>,
+}
+
+impl Route {
+    /// An endpoint, by power of two choices; `avoid` one that just failed.
+    pub(crate) fn pick(&self, avoid: Option<usize>) -> Option<(usize, &Arc<Upstream>)> {
+        let i = balance::pick(&self.upstreams, |u| u.load(), Instant::now(), avoid)?;
+        Some((i, self.upstreams.get(i)?))
+    }
+
+    pub(crate) fn endpoints(&self) -> usize {
+        self.upstreams.len()
+    }
+}
+
+/// What an app may ask for.
+#[derive(Default)]
+pub(crate) struct Table {
+    hosts: HashMap<Arc<str>, Vec<Arc<Route>>>,
+    upstreams: HashMap<Key, Arc<Upstream>>,
+    gateways: HashMap<(Vec<Arc<str>>, SpiffeId), Arc<GatewayPool>>,
+}
+
+impl Table {
+    /// The table of `snapshot`; what `old` has in common with it is taken over.
+    pub(crate) fn build(snapshot: &Snapshot, old: &Self, shared: &Shared) -> Self {
+        let mut table = Self::default();
+        for service in &snapshot.outbound {
+            let wire = Wire::for_protocol(service.protocol);
+            let upstreams = match &service.gateway {
+                Some(gateway) => vec![table.remote(service, gateway, wire, old, shared)],
+                None => service
+                    .endpoints
+                    .iter()
+                    .map(|address| table.sidecar(service, *address, wire, old, shared))
+                    .collect(),
+            };
+            let route = Arc::new(Route { service: Arc::clone(service), upstreams });
+            for host in &service.hosts {
+                table.hosts.entry(Arc::clone(host)).or_default().push(Arc::clone(&route));
+            }
+        }
+        table
+    }
+
+    fn sidecar(
+        &mut self,
+        service: &OutboundService,
+        address: SocketAddr,
+        wire: Wire,
+        old: &Self,
+        shared: &Shared,
+    ) -> Arc<Upstream> {
+        let key = (Place::Sidecar(address), wire, service.spiffe_ids.clone());
+        let make = || {
+            let tls = tls::outbound(&shared.source, Select::Workload, &service.spiffe_ids, wire);
+            Upstream::sidecar(address, tls, wire, shared.clone())
+        };
+        Arc::clone(self.upstreams.entry(key.clone()).or_insert_with(|| old.upstreams.get(&key).cloned().unwrap_or_else(make)))
+    }
+
+    fn remote(
+        &mut self,
+        service: &OutboundService,
+        gateway: &RemoteGateway,
+        wire: Wire,
+        old: &Self,
+        shared: &Shared,
+    ) -> Arc<Upstream> {
+        let pool_key = (gateway.addresses.clone(), gateway.spiffe_id.clone());
+        let pool = Arc::clone(self.gateways.entry(pool_key.clone()).or_insert_with(|| {
+            old.gateways
+                .get(&pool_key)
+                .cloned()
+                .unwrap_or_else(|| GatewayPool::new(gateway, &shared.source, Select::Workload))
+        }));
+        let key = (Place::Remote(gateway.clone()), wire, service.spiffe_ids.clone());
+        let make = || {
+            let tls = tls::outbound(&shared.source, Select::Workload, &service.spiffe_ids, wire);
+            Upstream::remote(pool, Arc::clone(&gateway.authority), tls, wire, shared.clone())
+        };
+        Arc::clone(self.upstreams.entry(key.clone()).or_insert_with(|| old.upstreams.get(&key).cloned().unwrap_or_else(make)))
+    }
+
+    /// The service that `host` names. A port that was given must be the service's; without one it is `default`'s, or
+    /// that of the only port there is.
+    pub(crate) fn find(&self, host: &str, port: Option<u16>, default: u16) -> Option<&Arc<Route>> {
+        let routes = if host.bytes().any(|b| b.is_ascii_uppercase()) || host.ends_with('.') {
+            self.hosts.get(host.trim_end_matches('.').to_ascii_lowercase().as_str())?
+        } else {
+            self.hosts.get(host)?
+        };
+        let on = |port: u16| routes.iter().find(|r| r.service.port == port);
+        match (port, routes.as_slice()) {
+            (Some(port), _) => on(port),
+            (None, [only]) => Some(only),
+            (None, _) => on(default),
+        }
+    }
+
+    /// Drops idle connections that nobody will take any more.
+    pub(crate) fn sweep(&self) {
+        for upstream in self.upstreams.values() {
+            upstream.sweep();
+        }
+    }
+}

@@ -1,0 +1,134 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+use super::*;
+
+fn policy(id: &str) -> wire::PolicyBundle {
+    let text = format!("@id(\"{id}\")\npermit(principal, action, resource);\n");
+    let files = BTreeMap::from([
+        ("signet.yaml".to_owned(), "version: 1\n".to_owned()),
+        ("policies/a.cedar".to_owned(), text),
+    ]);
+    let source = BundleSource { commit: "a".repeat(40), signer: "alice@bank.example".to_owned(), files };
+    wire::PolicyBundle {
+        commit: source.commit.clone(),
+        digest: source.digest(),
+        signer: source.signer.clone(),
+        files: source.files.into_iter().map(|(path, content)| wire::File { path, content }).collect(),
+    }
+}
+
+fn good(version: u64) -> wire::Snapshot {
+    wire::Snapshot {
+        version,
+        trust_domain: "east.bank.example".to_owned(),
+        policy: Some(policy("a")),
+        inbound: vec![wire::InboundService {
+            service: "east.bank.example/bank/ledger".to_owned(),
+            port: 80,
+            target_port: 8443,
+            protocol: "http".to_owned(),
+            permissive: false,
+        }],
+        outbound: vec![wire::OutboundService {
+            service: "east.bank.example/bank/ledger".to_owned(),
+            hosts: vec!["Ledger".to_owned()],
+            port: 80,
+            protocol: "http".to_owned(),
+            spiffe_ids: vec!["spiffe://east.bank.example/ns/bank/sa/ledger".to_owned()],
+            endpoints: vec![wire::Endpoint { address: "127.0.0.1:8443".to_owned() }],
+            gateway: None,
+        }],
+        exported: Vec::new(),
+    }
+}
+
+#[test]
+fn refuses_bad_fields_and_names_them() {
+    type Break = fn(&mut wire::Snapshot);
+    let cases: &[(Break, &str)] = &[
+        (|s| s.trust_domain = "East!".to_owned(), "trust_domain"),
+        (|s| s.inbound[0].service = "ledger".to_owned(), "inbound[0].service"),
+        (|s| s.inbound[0].port = 70_000, "inbound[0].port"),
+        (|s| s.inbound[0].protocol = "smtp".to_owned(), "inbound[0].protocol"),
+        (|s| s.outbound[0].endpoints[0].address = "ledger:80".to_owned(), "outbound[0].endpoints[0].address"),
+        (|s| s.outbound[0].spiffe_ids[0] = "https://x".to_owned(), "outbound[0].spiffe_ids[0]"),
+        (|s| s.policy.as_mut().unwrap().digest = "sha256:00".to_owned(), "policy"),
+        (|s| s.policy.as_mut().unwrap().files[0].content = "permit(".to_owned(), "policy"),
+        (
+            |s| {
+                let mut other = s.inbound[0].clone();
+                other.protocol = "tcp".to_owned();
+                s.inbound.push(other);
+            },
+            "inbound[1].protocol",
+        ),
+    ];
+    for (change, field) in cases {
+        let mut snapshot = good(1);
+        change(&mut snapshot);
+        let error = Snapshot::from_wire(&snapshot, None).expect_err(field).to_string();
+        assert!(error.starts_with(field), "{error}");
+    }
+    let snapshot = Snapshot::from_wire(&good(1), None).unwrap();
+    assert_eq!(snapshot.outbound[0].hosts[0].as_ref(), "ledger");
+}
+
+#[test]
+fn a_bundle_without_files_is_the_held_one_or_an_error() {
+    let held = Snapshot::from_wire(&good(1), None).unwrap().bundle.unwrap();
+    let mut next = good(2);
+    next.policy.as_mut().unwrap().files.clear();
+    assert!(Snapshot::from_wire(&next, None).is_err());
+    assert!(Arc::ptr_eq(&Snapshot::from_wire(&next, Some(&held)).unwrap().bundle.unwrap(), &held));
+}
+
+fn discovery(dir: &std::path::Path) -> (Discovery, tokio::sync::watch::Receiver<Arc<Snapshot>>) {
+    Discovery::open(DiscoveryConfig {
+        kind: ProxyKind::Sidecar,
+        trust_domain: "east.bank.example".parse().unwrap(),
+        state_dir: dir.to_owned(),
+    })
+    .unwrap()
+}
+
+#[tokio::test]
+async fn a_refused_snapshot_leaves_the_last_good_one_in_force_and_on_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut client, snapshots) = discovery(dir.path());
+    assert_eq!(snapshots.borrow().version, 0);
+    client.take(good(7)).await.unwrap();
+    let mut bad = good(8);
+    bad.inbound[0].protocol = "smtp".to_owned();
+    assert!(client.take(bad).await.is_err());
+    let mut foreign = good(9);
+    foreign.trust_domain = "west.bank.example".to_owned();
+    assert!(client.take(foreign).await.is_err());
+    assert_eq!(snapshots.borrow().version, 7);
+    // A restart without a control plane.
+    let (_, again) = discovery(dir.path());
+    assert_eq!(again.borrow().version, 7);
+    assert!(again.borrow().bundle.is_some());
+}
+
+#[tokio::test]
+async fn what_is_on_disk_is_whole_even_when_the_wire_left_the_policy_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut client, _snapshots) = discovery(dir.path());
+    client.take(good(1)).await.unwrap();
+    let mut next = good(2);
+    next.policy.as_mut().unwrap().files.clear();
+    client.take(next).await.unwrap();
+    let mut silent = good(3);
+    silent.policy = None;
+    client.take(silent).await.unwrap();
+    let (_, again) = discovery(dir.path());
+    assert_eq!(again.borrow().version, 3);
+    assert!(again.borrow().bundle.is_some());
+}
+
+#[test]
+fn a_damaged_file_is_ignored() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("snapshot.pb"), b"SGNSNAP1\xff\xff\xff").unwrap();
+    let (_, snapshots) = discovery(dir.path());
+    assert_eq!(snapshots.borrow().version, 0);
+}

@@ -1,0 +1,124 @@
+//! Small apps behind the inbound sidecar.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, StreamBody, combinators::BoxBody};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+
+/// How often an app was reached.
+#[derive(Clone, Default)]
+pub struct Reached(Arc<AtomicUsize>);
+
+impl Reached {
+    fn hit(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub fn count(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// Answers 200 with the head that it saw, one header a line.
+pub async fn http() -> (SocketAddr, Reached) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, reached) = (listener.local_addr().unwrap(), Reached::default());
+    let seen = reached.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let seen = seen.clone();
+            let service = service_fn(move |request: Request<Incoming>| {
+                seen.hit();
+                async move {
+                    let mut text = format!("{} {}\n", request.method(), request.uri());
+                    for (name, value) in request.headers() {
+                        text.push_str(&format!("{name}: {}\n", value.to_str().unwrap()));
+                    }
+                    let body = request.into_body().collect().await.unwrap().to_bytes();
+                    text.push_str(&format!("body: {}\n", body.len()));
+                    Ok::<_, Infallible>(
+                        Response::builder()
+                            .header("x-signet-decision", "forged")
+                            .header("connection", "x-hop")
+                            .header("x-hop", "1")
+                            .body(http_body_util::Full::new(Bytes::from(text)))
+                            .unwrap(),
+                    )
+                }
+            });
+            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    (address, reached)
+}
+
+type StreamingBody = BoxBody<Bytes, hyper::Error>;
+
+/// HTTP/2 with prior knowledge: echoes each frame of the request's body as it comes, then trailers.
+pub async fn grpc() -> (SocketAddr, Reached) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, reached) = (listener.local_addr().unwrap(), Reached::default());
+    let seen = reached.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let seen = seen.clone();
+            let service = service_fn(move |request: Request<Incoming>| {
+                seen.hit();
+                async move {
+                    let mut trailers = HeaderMap::new();
+                    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+                    let echo = request
+                        .into_body()
+                        .into_data_stream()
+                        .map(|data| data.map(Frame::data))
+                        .chain(futures::stream::once(async move { Ok(Frame::trailers(trailers)) }));
+                    let body: StreamingBody = StreamBody::new(echo).boxed();
+                    Ok::<_, Infallible>(
+                        Response::builder().header("content-type", "application/grpc").body(body).unwrap(),
+                    )
+                }
+            });
+            let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            tokio::spawn(builder.serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    (address, reached)
+}
+
+/// Says `hello` first, then echoes until the client has ended its side.
+pub async fn greeter() -> (SocketAddr, Reached) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, reached) = (listener.local_addr().unwrap(), Reached::default());
+    let seen = reached.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            seen.hit();
+            tokio::spawn(async move {
+                stream.write_all(b"hello\n").await.unwrap();
+                let mut buffer = [0; 1024];
+                while let Ok(n) = stream.read(&mut buffer).await {
+                    if n == 0 {
+                        // The client's half is closed; ours may still speak.
+                        let _ = stream.write_all(b"bye\n").await;
+                        return;
+                    }
+                    if stream.write_all(&buffer[..n]).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    (address, reached)
+}

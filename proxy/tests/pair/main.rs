@@ -1,0 +1,9 @@
+//! An outbound and an inbound sidecar with an app behind them, over real sockets.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod apps;
+mod grpc;
+mod harness;
+mod http;
+mod refusals;
+mod tcp;
