@@ -1,0 +1,180 @@
+//! A commit is a policy change: a good one is enforced within two seconds, a bad one reaches no sidecar.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use http::Method;
+use signet_tests::demo::Demo;
+use signet_tests::{calls, cli, records, wait};
+
+use crate::Test;
+
+pub(crate) const TESTS: &[(&str, Test)] = &[
+    ("a_signed_commit_is_enforced_within_two_seconds_and_so_is_its_revert", |demo| Box::pin(enforced(demo))),
+    ("an_unsigned_commit_changes_nothing_and_is_recorded_as_refused", |demo| Box::pin(unsigned(demo))),
+    ("a_commit_signed_with_a_strangers_key_changes_nothing", |demo| Box::pin(strangers(demo))),
+    ("a_commit_that_does_not_parse_validate_or_pass_its_tests_changes_nothing", |demo| Box::pin(broken(demo))),
+    ("a_shadow_policy_is_decided_and_recorded_but_not_enforced", |demo| Box::pin(shadow(demo))),
+];
+
+const ENTRIES: &str = "http://ledger.bank.svc.cluster.local/accounts/1/entries";
+/// Permits what the demo's policies deny: web may write to the ledger.
+const WEB_WRITES: &str = r#"
+@id("test-web-writes")
+@owner("bank")
+permit (
+  principal == Mesh::Workload::"spiffe://east.bank.example/ns/bank/sa/web",
+  action == Mesh::Action::"http:POST",
+  resource in Mesh::Service::"east.bank.example/bank/ledger"
+);
+"#;
+
+fn git(demo: &Demo, arguments: &[&str]) -> anyhow::Result<String> {
+    let mut command = Command::new("git");
+    command.arg("-C").arg(&demo.endpoints().policy_repo).args(arguments);
+    let output = cli::run(command)?;
+    ensure!(output.code == 0, "git {arguments:?}: {}{}", output.stdout, output.stderr);
+    Ok(output.stdout.trim().to_owned())
+}
+
+fn write(demo: &Demo, path: &str, text: &str) -> anyhow::Result<()> {
+    let path = demo.endpoints().policy_repo.join(path);
+    Ok(std::fs::write(path, text)?)
+}
+
+/// Puts the repository back to `head`, which the mesh still has active.
+fn reset(demo: &Demo, head: &str) -> anyhow::Result<()> {
+    git(demo, &["reset", "--quiet", "--hard", head]).map(drop)
+}
+
+async fn post_as_web(demo: &Demo) -> anyhow::Result<u16> {
+    let web = demo.workload("east/bank/web")?;
+    let headers = [("content-type", "application/json")];
+    Ok(calls::through(&web.outbound, Method::POST, ENTRIES, &headers, r#"{"amount": 0}"#).await?.status.as_u16())
+}
+
+async fn until_status(demo: &Demo, status: u16) -> anyhow::Result<Duration> {
+    let started = Instant::now();
+    wait::until(&format!("web's POST to be answered {status}"), Duration::from_secs(10), || async {
+        Ok((post_as_web(demo).await? == status).then_some(()))
+    })
+    .await?;
+    Ok(started.elapsed())
+}
+
+async fn enforced(demo: &Demo) -> anyhow::Result<()> {
+    assert_eq!(post_as_web(demo).await?, 403);
+    write(demo, "policies/test-web-writes.cedar", WEB_WRITES)?;
+    git(demo, &["add", "--all"])?;
+    // The repository's own tests speak of this call, too; they are part of the commit.
+    let tests = disable_tests(demo)?;
+    git(demo, &["commit", "--quiet", "-S", "-m", "Let web write"])?;
+    let commit = git(demo, &["rev-parse", "HEAD"])?;
+    let took = until_status(demo, 201).await?;
+    git(demo, &["revert", "--no-edit", "-S", "HEAD"])?;
+    let back = until_status(demo, 403).await?;
+    assert!(took < Duration::from_secs(2), "the commit took {took:?}");
+    assert!(back < Duration::from_secs(2), "the revert took {back:?}");
+    drop(tests);
+
+    let pool = records::connect(&demo.endpoints().postgres).await?;
+    let row = wait::until("a record under the new commit", Duration::from_secs(5), || async {
+        let query = "SELECT count(*) FROM decisions WHERE policy_commit = $1 AND 'test-web-writes' = ANY(policy_ids)";
+        let count: i64 = sqlx::query_scalar(query).bind(&commit).fetch_one(&pool).await?;
+        Ok((count > 0).then_some(count))
+    });
+    row.await?;
+    Ok(())
+}
+
+/// Takes the repository's tests out of the coming commit.
+fn disable_tests(demo: &Demo) -> anyhow::Result<()> {
+    git(demo, &["rm", "--quiet", "-r", "--ignore-unmatch", "tests"]).map(drop)
+}
+
+/// Commits what `prepare` wrote with these arguments, waits until both control planes have refused it, and asserts that
+/// nothing changed.
+async fn refused(demo: &Demo, commit: &[&str], expect: &str) -> anyhow::Result<()> {
+    let head = git(demo, &["rev-parse", "HEAD"])?;
+    assert_eq!(post_as_web(demo).await?, 403);
+    git(demo, &["add", "--all"])?;
+    git(demo, commit)?;
+    let bad = git(demo, &["rev-parse", "HEAD"])?;
+    let pool = records::connect(&demo.endpoints().postgres).await?;
+    let outcome = wait::until(&format!("the refusal of {bad} to be recorded"), Duration::from_secs(10), || async {
+        let query = "SELECT concat_ws(' ', action, reason, detail) FROM events WHERE NOT succeeded AND concat_ws(' ', object, policy_commit, detail) LIKE '%' || $1 || '%'";
+        Ok(sqlx::query_scalar::<_, String>(query).bind(&bad).fetch_optional(&pool).await?)
+    })
+    .await;
+    let status = post_as_web(demo).await;
+    reset(demo, &head)?;
+    let event = outcome?;
+    assert!(event.contains(expect), "the event should say `{expect}`: {event}");
+    assert_eq!(status?, 403, "the last good bundle stays");
+    Ok(())
+}
+
+async fn unsigned(demo: &Demo) -> anyhow::Result<()> {
+    write(demo, "policies/test-web-writes.cedar", WEB_WRITES)?;
+    disable_tests(demo)?;
+    refused(demo, &["-c", "commit.gpgsign=false", "commit", "--quiet", "-m", "Unsigned"], "unsigned").await
+}
+
+async fn strangers(demo: &Demo) -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let key = dir.path().join("stranger");
+    make_key(&key)?;
+    write(demo, "policies/test-web-writes.cedar", WEB_WRITES)?;
+    disable_tests(demo)?;
+    let signing_key = format!("user.signingkey={}", key.display());
+    refused(demo, &["-c", &signing_key, "commit", "--quiet", "-S", "-m", "A stranger's"], "untrusted_signer").await
+}
+
+fn make_key(path: &Path) -> anyhow::Result<()> {
+    let mut command = Command::new("ssh-keygen");
+    command.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(path);
+    let output = cli::run(command)?;
+    ensure!(output.code == 0, "ssh-keygen: {}", output.stderr);
+    Ok(())
+}
+
+async fn broken(demo: &Demo) -> anyhow::Result<()> {
+    let commit = ["commit", "--quiet", "-S", "-m", "Broken"];
+    write(demo, "policies/test-broken.cedar", "@id(\"x\") permit (principal, action")?;
+    refused(demo, &commit, "policies/test-broken.cedar:1").await?;
+    let unknown = "@id(\"x\") @owner(\"bank\") permit (principal, action, resource) when { context.nonsense == 1 };";
+    write(demo, "policies/test-broken.cedar", unknown)?;
+    refused(demo, &commit, "policies/test-broken.cedar:1").await?;
+    // With its tests in place, permitting what they deny fails them.
+    write(demo, "policies/test-web-writes.cedar", WEB_WRITES)?;
+    refused(demo, &commit, "tests_failed").await
+}
+
+async fn shadow(demo: &Demo) -> anyhow::Result<()> {
+    let head = git(demo, &["rev-parse", "HEAD"])?;
+    write(demo, "policies/test-web-writes.cedar", &WEB_WRITES.replace("@owner", "@mode(\"shadow\")\n@owner"))?;
+    git(demo, &["add", "--all"])?;
+    git(demo, &["commit", "--quiet", "-S", "-m", "Try web's writes in the shadow"])?;
+    let commit = git(demo, &["rev-parse", "HEAD"])?;
+    let pool = records::connect(&demo.endpoints().postgres).await?;
+    let web = demo.workload("east/bank/web")?;
+    let headers = [("content-type", "application/json")];
+    let explained = wait::until("a shadow decision under the new commit", Duration::from_secs(10), || async {
+        let answer = calls::through(&web.outbound, Method::POST, ENTRIES, &headers, r#"{"amount": 0}"#).await?;
+        assert_eq!(answer.status, 403, "a shadow policy permits nothing");
+        let id = answer.decision()?;
+        if records::of_decision(&pool, id).await?.policy_commit != commit {
+            return Ok(None);
+        }
+        Ok(Some(cli::signet(demo, &["audit", "query", "--commit", &commit, "--decision", "deny", "-o", "json"])?))
+    })
+    .await;
+    // History moves forward only: what was accepted is taken back by a new commit.
+    git(demo, &["revert", "--no-edit", "-S", "HEAD"])?;
+    let explained = explained?;
+    assert!(explained.stdout.contains("test-web-writes"), "the record names the shadow policy: {}", explained.stdout);
+    drop(head);
+    Ok(())
+}
