@@ -2,6 +2,7 @@
 //!
 //! What leaves out: nothing here reaches into a component; tests see what users, scripts and attackers see.
 
+pub mod bench;
 pub mod calls;
 pub mod cli;
 pub mod demo;
