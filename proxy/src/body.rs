@@ -62,10 +62,6 @@ impl Body {
         self.open = Some(guard);
     }
 
-    pub(crate) fn count(&mut self, in_flight: InFlight) {
-        self.in_flight = Some(in_flight);
-    }
-
     fn finish(&mut self) {
         if let Some(lease) = self.lease.take() {
             lease.give_back();
@@ -87,13 +83,13 @@ impl HttpBody for Body {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        if let Some(open) = &this.open {
-            if open.call.poll_closed(cx).is_ready() {
-                this.lease = None;
-                this.finish();
-                this.kind = Kind::Full(None);
-                return Poll::Ready(Some(Err(BodyError::Closed)));
-            }
+        if let Some(open) = &this.open
+            && open.call.poll_closed(cx).is_ready()
+        {
+            this.lease = None;
+            this.finish();
+            this.kind = Kind::Full(None);
+            return Poll::Ready(Some(Err(BodyError::Closed)));
         }
         let polled = match &mut this.kind {
             Kind::Full(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),

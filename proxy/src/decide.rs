@@ -308,11 +308,7 @@ fn new_id(now_us: i64) -> Uuid {
 }
 
 pub(crate) fn now_us() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .ok()
-        .and_then(|d| i64::try_from(d.as_micros()).ok())
-        .unwrap_or(0)
+    SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|d| i64::try_from(d.as_micros()).ok()).unwrap_or(0)
 }
 
 fn hex32(bytes: [u8; 16]) -> String {
@@ -325,4 +321,3 @@ fn hex32(bytes: [u8; 16]) -> String {
     }
     text
 }
-

@@ -35,10 +35,10 @@ pub(crate) fn shape(parts: &mut Parts, wire: Wire, path: PathAndQuery, host: &Ho
 }
 
 fn to_http1(parts: &mut Parts, path: PathAndQuery, host: &Host) {
-    if let Host::Authority(authority) = host {
-        if let Ok(value) = HeaderValue::from_str(authority.as_str()) {
-            parts.headers.insert(HOST, value);
-        }
+    if let Host::Authority(authority) = host
+        && let Ok(value) = HeaderValue::from_str(authority.as_str())
+    {
+        parts.headers.insert(HOST, value);
     }
     if parts.version == Version::HTTP_2 {
         join_cookies(parts);

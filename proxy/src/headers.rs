@@ -49,7 +49,8 @@ pub(crate) fn check(headers: &HeaderMap, version: Version) -> Result<(), HeadErr
         if headers.contains_key(CONTENT_LENGTH) {
             return Err(HeadError::Framing);
         }
-        if !coding.as_bytes().eq_ignore_ascii_case(b"chunked") || headers.get_all(TRANSFER_ENCODING).iter().count() > 1 {
+        if !coding.as_bytes().eq_ignore_ascii_case(b"chunked") || headers.get_all(TRANSFER_ENCODING).iter().count() > 1
+        {
             return Err(HeadError::Coding);
         }
     }
@@ -96,10 +97,8 @@ pub(crate) fn strip_hop(headers: &mut HeaderMap) {
     for name in [KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHORIZATION, HTTP2_SETTINGS, TRANSFER_ENCODING, UPGRADE] {
         headers.remove(name);
     }
-    if let Some(te) = headers.get(TE) {
-        if te.as_bytes() != b"trailers" {
-            headers.remove(TE);
-        }
+    if headers.get(TE).is_some_and(|te| te.as_bytes() != b"trailers") {
+        headers.remove(TE);
     }
 }
 
@@ -156,7 +155,12 @@ mod tests {
 
     #[test]
     fn connection_cannot_remove_framing_or_host() {
-        let mut map = headers(&[("connection", "host, content-length, te"), ("host", "a"), ("content-length", "3"), ("te", "trailers")]);
+        let mut map = headers(&[
+            ("connection", "host, content-length, te"),
+            ("host", "a"),
+            ("content-length", "3"),
+            ("te", "trailers"),
+        ]);
         strip(&mut map);
         assert_eq!(map.len(), 3);
     }
@@ -178,9 +182,12 @@ mod tests {
 
     #[test]
     fn grpc_content_types() {
-        for (value, expected) in
-            [("application/grpc", true), ("application/grpc+proto", true), ("application/grpc-web", false), ("text/plain", false)]
-        {
+        for (value, expected) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc-web", false),
+            ("text/plain", false),
+        ] {
             assert_eq!(is_grpc(&headers(&[("content-type", value)])), expected, "{value}");
         }
     }

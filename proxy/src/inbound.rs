@@ -116,10 +116,10 @@ impl Inbound {
     async fn connection(self: Arc<Self>, stream: TcpStream, address: SocketAddr) {
         let received = Instant::now();
         let port = self.port.load_full();
-        if let Some(port) = port.as_ref().filter(|p| p.permissive) {
-            if let Some(version) = plaintext(&stream, port.protocol).await {
-                return self.plain(stream, address, version, received).await;
-            }
+        if let Some(port) = port.as_ref().filter(|p| p.permissive)
+            && let Some(first) = plaintext(&stream, port.protocol).await
+        {
+            return self.plain(stream, address, first, received).await;
         }
         let accepted = match tls::accept(Arc::clone(&self.tls), stream, address).await {
             Ok(accepted) => accepted,

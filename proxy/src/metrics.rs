@@ -88,7 +88,11 @@ impl Metrics {
         let accepted = Family::<DirectionLabels, Counter>::default();
         registry.register("signet_proxy_connections_accepted", "Accepted connections", accepted.clone());
         let over = Family::<DirectionLabels, Counter>::default();
-        registry.register("signet_proxy_connections_over_limit", "Connections closed at the listener's limit", over.clone());
+        registry.register(
+            "signet_proxy_connections_over_limit",
+            "Connections closed at the listener's limit",
+            over.clone(),
+        );
         let golden = |direction: &'static str| {
             let by = DirectionLabels { direction };
             Golden {
@@ -126,14 +130,46 @@ impl Metrics {
             bytes_in: Counter::default(),
             bytes_out: Counter::default(),
         };
-        registry.register("signet_proxy_unrecorded_denials", "Calls denied because no record could be kept", metrics.unrecorded.clone());
-        registry.register("signet_proxy_decision_seconds", "From arrival to the recorded decision", metrics.decision_latency.clone());
-        registry.register("signet_proxy_refusals", "Connections refused before authentication", metrics.refusals.clone());
-        registry.register("signet_proxy_plaintext_calls", "Calls admitted without mTLS on permissive ports", metrics.plaintext_calls.clone());
-        registry.register("signet_proxy_closed_by_policy", "Open connections and streams closed by a new decision", metrics.closed_by_policy.clone());
-        registry.register("signet_proxy_snapshot_version", "Version of the snapshot in force, 0 for none", metrics.snapshot_version.clone());
-        registry.register("signet_proxy_tcp_received_bytes", "Bytes from clients of TCP connections", metrics.bytes_in.clone());
-        registry.register("signet_proxy_tcp_sent_bytes", "Bytes to clients of TCP connections", metrics.bytes_out.clone());
+        registry.register(
+            "signet_proxy_unrecorded_denials",
+            "Calls denied because no record could be kept",
+            metrics.unrecorded.clone(),
+        );
+        registry.register(
+            "signet_proxy_decision_seconds",
+            "From arrival to the recorded decision",
+            metrics.decision_latency.clone(),
+        );
+        registry.register(
+            "signet_proxy_refusals",
+            "Connections refused before authentication",
+            metrics.refusals.clone(),
+        );
+        registry.register(
+            "signet_proxy_plaintext_calls",
+            "Calls admitted without mTLS on permissive ports",
+            metrics.plaintext_calls.clone(),
+        );
+        registry.register(
+            "signet_proxy_closed_by_policy",
+            "Open connections and streams closed by a new decision",
+            metrics.closed_by_policy.clone(),
+        );
+        registry.register(
+            "signet_proxy_snapshot_version",
+            "Version of the snapshot in force, 0 for none",
+            metrics.snapshot_version.clone(),
+        );
+        registry.register(
+            "signet_proxy_tcp_received_bytes",
+            "Bytes from clients of TCP connections",
+            metrics.bytes_in.clone(),
+        );
+        registry.register(
+            "signet_proxy_tcp_sent_bytes",
+            "Bytes to clients of TCP connections",
+            metrics.bytes_out.clone(),
+        );
         std::sync::Arc::new(metrics)
     }
 

@@ -99,11 +99,11 @@ impl OpenCalls {
         if let Some(slot) = slots.calls.get_mut(index) {
             *slot = Some(Arc::clone(&call));
         }
-        if let Some(at) = verdict.expires_at_us {
-            if slots.soonest_us.is_none_or(|soonest| at < soonest) {
-                slots.soonest_us = Some(at);
-                self.sooner.notify_one();
-            }
+        if let Some(at) = verdict.expires_at_us
+            && slots.soonest_us.is_none_or(|soonest| at < soonest)
+        {
+            slots.soonest_us = Some(at);
+            self.sooner.notify_one();
         }
         drop(slots);
         OpenGuard { calls: Arc::clone(self), index, call }

@@ -83,13 +83,8 @@ pub async fn run(config: Config, data: Handle, shutdown: impl Future<Output = ()
     })
     .context("no state directory")?;
 
-    let outbound = Outbound::new(
-        source.clone(),
-        Arc::clone(&enforcer),
-        refusals.clone(),
-        Arc::clone(&metrics),
-        stop.clone(),
-    );
+    let outbound =
+        Outbound::new(source.clone(), Arc::clone(&enforcer), refusals.clone(), Arc::clone(&metrics), stop.clone());
     let inbound: Vec<Arc<Inbound>> = config
         .inbound
         .iter()

@@ -147,14 +147,7 @@ impl Snapshot {
     /// What a proxy holds before it was told anything: it serves nothing and denies everything.
     #[must_use]
     pub fn empty(trust_domain: TrustDomain) -> Self {
-        Self {
-            version: 0,
-            trust_domain,
-            bundle: None,
-            inbound: Vec::new(),
-            outbound: Vec::new(),
-            exported: Vec::new(),
-        }
+        Self { version: 0, trust_domain, bundle: None, inbound: Vec::new(), outbound: Vec::new(), exported: Vec::new() }
     }
 
     /// Reads a snapshot from the wire. `held` is the bundle that is enforced now: it stays when the control plane
@@ -196,11 +189,7 @@ fn bundle(policy: &wire::PolicyBundle, held: Option<&Arc<Bundle>>) -> Result<Arc
     let source = BundleSource {
         commit: policy.commit.clone(),
         signer: policy.signer.clone(),
-        files: policy
-            .files
-            .iter()
-            .map(|f| (f.path.clone(), f.content.clone()))
-            .collect::<BTreeMap<_, _>>(),
+        files: policy.files.iter().map(|f| (f.path.clone(), f.content.clone())).collect::<BTreeMap<_, _>>(),
     };
     let computed = source.digest();
     if computed != policy.digest {
@@ -223,11 +212,7 @@ fn each<W, D>(
     items: &[W],
     read: impl Fn(&str, &W) -> Result<D, SnapshotError>,
 ) -> Result<Vec<Arc<D>>, SnapshotError> {
-    items
-        .iter()
-        .enumerate()
-        .map(|(i, item)| read(&format!("{list}[{i}]"), item).map(Arc::new))
-        .collect()
+    items.iter().enumerate().map(|(i, item)| read(&format!("{list}[{i}]"), item).map(Arc::new)).collect()
 }
 
 fn inbound(at: &str, w: &wire::InboundService) -> Result<InboundService, SnapshotError> {
@@ -286,10 +271,7 @@ fn exported(at: &str, w: &wire::Exported) -> Result<Exported, SnapshotError> {
 }
 
 fn spiffe_ids(at: &str, ids: &[String]) -> Result<Vec<SpiffeId>, SnapshotError> {
-    ids.iter()
-        .enumerate()
-        .map(|(i, id)| parse(|| format!("{at}.spiffe_ids[{i}]"), id, "a SPIFFE ID"))
-        .collect()
+    ids.iter().enumerate().map(|(i, id)| parse(|| format!("{at}.spiffe_ids[{i}]"), id, "a SPIFFE ID")).collect()
 }
 
 fn endpoints(at: &str, list: &[wire::Endpoint]) -> Result<Vec<SocketAddr>, SnapshotError> {
@@ -324,7 +306,5 @@ fn parse<T: std::str::FromStr>(
     value: &str,
     expected: &'static str,
 ) -> Result<T, SnapshotError> {
-    value
-        .parse()
-        .map_err(|_| SnapshotError::Field { field: field(), value: value.to_owned(), expected })
+    value.parse().map_err(|_| SnapshotError::Field { field: field(), value: value.to_owned(), expected })
 }

@@ -86,13 +86,7 @@ pub(crate) async fn accept(
     address: SocketAddr,
 ) -> Result<Inbound, HandshakeError> {
     let Accepted { stream, peer, chain, alpn, tls } = signet_mtls::accept(config, stream, limits::HANDSHAKE).await?;
-    let peer = Peer {
-        id: peer,
-        address: Some(address),
-        tls: Arc::from(tls),
-        not_after: not_after(&chain),
-        chain,
-    };
+    let peer = Peer { id: peer, address: Some(address), tls: Arc::from(tls), not_after: not_after(&chain), chain };
     Ok(Inbound { stream, peer: Arc::new(peer), wire: Wire::from_alpn(&alpn) })
 }
 

@@ -68,8 +68,15 @@ pub struct Shared {
 enum Target {
     /// The app beside the sidecar: plain, on loopback.
     App(SocketAddr),
-    Sidecar { address: SocketAddr, tls: Arc<ClientConfig> },
-    Remote { gateway: Arc<GatewayPool>, authority: Arc<str>, tls: Arc<ClientConfig> },
+    Sidecar {
+        address: SocketAddr,
+        tls: Arc<ClientConfig>,
+    },
+    Remote {
+        gateway: Arc<GatewayPool>,
+        authority: Arc<str>,
+        tls: Arc<ClientConfig>,
+    },
 }
 
 /// One endpoint.

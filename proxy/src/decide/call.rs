@@ -124,10 +124,18 @@ impl Host {
 /// An action with its parts owned; cloning is counting references.
 #[derive(Debug, Clone)]
 pub enum ActionOwned {
-    Http { method: Method, path: PathAndQuery, host: Host },
+    Http {
+        method: Method,
+        path: PathAndQuery,
+        host: Host,
+    },
     /// `/<service>/<method>`.
-    Grpc { path: PathAndQuery },
-    Tcp { sni: Option<Arc<str>> },
+    Grpc {
+        path: PathAndQuery,
+    },
+    Tcp {
+        sni: Option<Arc<str>>,
+    },
 }
 
 impl ActionOwned {

@@ -50,13 +50,22 @@ impl Client {
             });
             let io = TokioIo::new(stream);
             let ended = match version {
-                HttpVersion::One => self.drive(serve::http1_server().serve_connection(io, service).with_upgrades()).await,
+                HttpVersion::One => {
+                    self.drive(serve::http1_server().serve_connection(io, service).with_upgrades()).await
+                }
                 HttpVersion::Two => self.drive(serve::http2_server().serve_connection(io, service)).await,
             };
             if let Err(error) = ended {
                 debug!(error = %signet_observe::error_chain(&error), "an app's connection ended badly");
                 if serve::is_bad_http(&error) {
-                    self.outbound.refusals.refused(self.address, "bad_http", "http:parse", "", self.peer.id.as_ref(), "none");
+                    self.outbound.refusals.refused(
+                        self.address,
+                        "bad_http",
+                        "http:parse",
+                        "",
+                        self.peer.id.as_ref(),
+                        "none",
+                    );
                 }
             }
         })
@@ -82,7 +91,11 @@ impl Client {
         let form = if headers::is_grpc(request.headers()) { Form::Grpc } else { Form::Http };
         if request.method() == Method::CONNECT {
             let response = connect::open(self, request, received).await;
-            self.outbound.shared.metrics.outbound.answered(Protocol::Tcp, response.status().as_u16(), received.elapsed());
+            self.outbound.shared.metrics.outbound.answered(
+                Protocol::Tcp,
+                response.status().as_u16(),
+                received.elapsed(),
+            );
             return response;
         }
         let (mut protocol, version) = (Protocol::Http, request.version());

@@ -81,7 +81,9 @@ impl Table {
             let tls = tls::outbound(&shared.source, Select::Workload, &service.spiffe_ids, wire);
             Upstream::sidecar(address, tls, wire, shared.clone())
         };
-        Arc::clone(self.upstreams.entry(key.clone()).or_insert_with(|| old.upstreams.get(&key).cloned().unwrap_or_else(make)))
+        Arc::clone(
+            self.upstreams.entry(key.clone()).or_insert_with(|| old.upstreams.get(&key).cloned().unwrap_or_else(make)),
+        )
     }
 
     fn remote(
@@ -104,7 +106,9 @@ impl Table {
             let tls = tls::outbound(&shared.source, Select::Workload, &service.spiffe_ids, wire);
             Upstream::remote(pool, Arc::clone(&gateway.authority), tls, wire, shared.clone())
         };
-        Arc::clone(self.upstreams.entry(key.clone()).or_insert_with(|| old.upstreams.get(&key).cloned().unwrap_or_else(make)))
+        Arc::clone(
+            self.upstreams.entry(key.clone()).or_insert_with(|| old.upstreams.get(&key).cloned().unwrap_or_else(make)),
+        )
     }
 
     /// The service that `host` names. A port that was given must be the service's; without one it is `default`'s, or

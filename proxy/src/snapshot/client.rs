@@ -195,11 +195,8 @@ impl Discovery {
 
     fn report(&self, version: u64, error: String) -> wire::Report {
         let now = self.publish.borrow();
-        let (digest, commit) = now
-            .bundle
-            .as_ref()
-            .map(|b| (b.digest().to_owned(), b.commit().to_owned()))
-            .unwrap_or_default();
+        let (digest, commit) =
+            now.bundle.as_ref().map(|b| (b.digest().to_owned(), b.commit().to_owned())).unwrap_or_default();
         wire::Report {
             version,
             error,

@@ -3,10 +3,8 @@ use super::*;
 
 fn policy(id: &str) -> wire::PolicyBundle {
     let text = format!("@id(\"{id}\")\npermit(principal, action, resource);\n");
-    let files = BTreeMap::from([
-        ("signet.yaml".to_owned(), "version: 1\n".to_owned()),
-        ("policies/a.cedar".to_owned(), text),
-    ]);
+    let files =
+        BTreeMap::from([("signet.yaml".to_owned(), "version: 1\n".to_owned()), ("policies/a.cedar".to_owned(), text)]);
     let source = BundleSource { commit: "a".repeat(40), signer: "alice@bank.example".to_owned(), files };
     wire::PolicyBundle {
         commit: source.commit.clone(),

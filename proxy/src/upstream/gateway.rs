@@ -84,20 +84,16 @@ impl GatewayPool {
         let broken = |source| UpstreamError::Broken { address: authority.to_owned(), source };
         let mut request = Request::new(Body::empty());
         *request.method_mut() = Method::CONNECT;
-        *request.uri_mut() = authority
-            .parse()
-            .map_err(|_| UpstreamError::Protocol { address: authority.to_owned() })?;
+        *request.uri_mut() =
+            authority.parse().map_err(|_| UpstreamError::Protocol { address: authority.to_owned() })?;
         let answer = tokio::time::timeout(limits::HANDSHAKE, connection.sender.send_request(request)).await;
         let response = match answer {
             Err(_) => return Err(UpstreamError::Timeout { address: authority.to_owned() }),
             Ok(answer) => answer.map_err(broken)?,
         };
         if response.status() != StatusCode::OK {
-            let decision = response
-                .headers()
-                .get(headers::DECISION)
-                .and_then(|v| v.to_str().ok())
-                .and_then(|v| v.parse().ok());
+            let decision =
+                response.headers().get(headers::DECISION).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
             return Err(UpstreamError::Gateway {
                 address: authority.to_owned(),
                 status: response.status().as_u16(),

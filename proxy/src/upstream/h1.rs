@@ -108,7 +108,9 @@ pub(super) async fn send(
                 request = match (error.take_message(), spare) {
                     (Some(unsent), _) => unsent,
                     // The connection had been closed by the other side while it was idle.
-                    (None, Some(spare)) if error.error().is_incomplete_message() || error.error().is_canceled() => spare,
+                    (None, Some(spare)) if error.error().is_incomplete_message() || error.error().is_canceled() => {
+                        spare
+                    }
                     _ => {
                         return Err(Failure {
                             error: UpstreamError::Broken { address: upstream.address(), source: error.into_error() },
@@ -142,8 +144,10 @@ pub(super) async fn send(
 
 /// A second copy of a request that may be sent twice: idempotent (RFC 9110, section 9.2.2) and without a body.
 fn repeatable(request: &Request<Body>) -> Option<Request<Body>> {
-    let idempotent =
-        matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE | Method::TRACE);
+    let idempotent = matches!(
+        *request.method(),
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE | Method::TRACE
+    );
     if !idempotent || !request.body().is_end_stream() {
         return None;
     }

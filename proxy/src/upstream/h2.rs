@@ -123,12 +123,7 @@ async fn take(upstream: &Arc<Upstream>) -> Result<(SendRequest<Body>, Stream, bo
         .map_err(|source| UpstreamError::Broken { address: upstream.address(), source })?;
     let streams = Arc::new(AtomicUsize::new(0));
     let stream = Stream::on(&streams);
-    upstream.h2.open.lock().push(Shared {
-        sender: sender.clone(),
-        streams,
-        born: Instant::now(),
-        generation,
-    });
+    upstream.h2.open.lock().push(Shared { sender: sender.clone(), streams, born: Instant::now(), generation });
     Ok((sender, stream, false))
 }
 

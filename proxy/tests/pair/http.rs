@@ -55,7 +55,11 @@ async fn what_is_not_in_the_snapshot_is_denied_and_recorded_by_the_outbound_side
         assert_eq!(record.source_spiffe_id.as_deref(), Some(WEB));
         assert_eq!(record.policy_commit, "a".repeat(40));
         assert_eq!(record.destination_service, host.split(':').next().unwrap());
-        let connect = exchange(pair.outbound, format!("CONNECT {host} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").as_bytes()).await;
+        let connect = exchange(
+            pair.outbound,
+            format!("CONNECT {host} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").as_bytes(),
+        )
+        .await;
         // CONNECT needs a port; without one it is not even a request.
         assert!([400, 403].contains(&status(&connect)), "{connect}");
     }
@@ -185,7 +189,10 @@ async fn http_inside_connect_is_parsed_and_decided_per_request() {
     let mut head = [0; 256];
     let n = stream.read(&mut head).await.unwrap();
     assert!(head[..n].starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&head[..n]));
-    stream.write_all(format!("DELETE /x HTTP/1.1\r\nhost: {HOST}\r\nconnection: close\r\n\r\n").as_bytes()).await.unwrap();
+    stream
+        .write_all(format!("DELETE /x HTTP/1.1\r\nhost: {HOST}\r\nconnection: close\r\n\r\n").as_bytes())
+        .await
+        .unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     assert_eq!(status(&answer), 403, "{answer}");

@@ -45,10 +45,7 @@ async fn strangers_are_refused_counted_and_recorded() {
         (impostor.forge(&[WEB], |_| {}), "wrong_trust_domain_root"),
         (pair.ca.forge(&[WEB], hour), "expired"),
         (pair.ca.forge(&[WEB, LEDGER], |_| {}), "not_one_uri"),
-        (
-            pair.ca.forge(&[WEB], |p| p.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained)),
-            "ca_leaf",
-        ),
+        (pair.ca.forge(&[WEB], |p| p.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained)), "ca_leaf"),
     ];
     for (forged, cause) in cases {
         assert_eq!(knock(&pair, forged.client_config(&[alpn::HTTP1])).await, 0, "{cause}");
@@ -80,12 +77,8 @@ async fn alpn_that_contradicts_the_port_is_denied_by_name() {
     let (app, reached) = apps::http().await;
     let pair = Pair::new(Protocol::Http, 80, app).await;
     for offered in [&[alpn::TCP][..], &[]] {
-        let tls = client_config(
-            &pair.web.source,
-            Select::Workload,
-            PeerRule::TrustDomain(TD.parse().unwrap()),
-            offered,
-        );
+        let tls =
+            client_config(&pair.web.source, Select::Workload, PeerRule::TrustDomain(TD.parse().unwrap()), offered);
         assert_eq!(knock(&pair, tls).await, 0);
     }
     let record = pair.ledger.audit.record("the denial", |r| r.reason == "protocol_mismatch").await;
