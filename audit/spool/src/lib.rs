@@ -14,6 +14,8 @@ mod record;
 mod refusals;
 mod ship;
 mod spool;
+#[cfg(test)]
+mod testing;
 
 pub use commitment::{Opening, RandomError, Salts, commit};
 pub use encoding::{DecodeError, Encoded, MAX_CANONICAL_BYTES, VERSION, leaf_hash};

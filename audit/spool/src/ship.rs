@@ -232,3 +232,6 @@ fn ended_by(status: &tonic::Status) -> Ended {
         _ => Ended::Lost(why),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -81,11 +81,14 @@ impl<'a> Openings<'a> {
     }
 }
 
+/// Tag, place and value of a field.
+type Field<'a> = (u16, usize, &'a [u8]);
+
 struct Decoder<'a> {
     total: usize,
     rest: &'a [u8],
     /// The field that was read and not yet asked for.
-    next: Option<(u16, usize, &'a [u8])>,
+    next: Option<Field<'a>>,
     openings: Openings<'a>,
     erased: Vec<u32>,
 }
@@ -149,7 +152,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// The next field, left in place.
-    fn peek(&mut self) -> Result<Option<(u16, usize, &'a [u8])>, DecodeError> {
+    fn peek(&mut self) -> Result<Option<Field<'a>>, DecodeError> {
         if self.next.is_none() && !self.rest.is_empty() {
             let at = self.total - self.rest.len();
             let short = DecodeError::Truncated(at);

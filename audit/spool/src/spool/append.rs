@@ -30,20 +30,31 @@ pub(crate) struct Appended {
 }
 
 impl Shared {
-    /// Writes a record; does not wait for stable storage.
+    /// Writes a record, or does with a full spool what the configuration says; does not wait for stable storage.
     pub(crate) fn append(&self, record: &Record) -> Result<Appended, SpoolError> {
+        self.append_or(record, self.config.on_full)
+    }
+
+    /// Writes a record; `on_full` says what a full spool means to this caller.
+    pub(crate) fn append_or(&self, record: &Record, on_full: OnFull) -> Result<Appended, SpoolError> {
         let appended = SCRATCH.try_with(|scratch| {
             let mut scratch = scratch.borrow_mut();
             let Scratch { salts, framer } = &mut *scratch;
             let frame = framer.build(|out, sink| record.encode_into(salts, out, sink))?;
-            self.admit(&mut self.inner.lock(), frame, record.time_us)
+            self.admit(&mut self.inner.lock(), frame, record.time_us, on_full)
         });
         let appended = appended.unwrap_or_else(|_| Err(SpoolError::Failed("the calling thread is ending".into())))?;
         self.appended.notify_one();
         Ok(appended)
     }
 
-    fn admit(&self, inner: &mut Inner, mut frame: Unnumbered<'_>, time_us: i64) -> Result<Appended, SpoolError> {
+    fn admit(
+        &self,
+        inner: &mut Inner,
+        mut frame: Unnumbered<'_>,
+        time_us: i64,
+        on_full: OnFull,
+    ) -> Result<Appended, SpoolError> {
         if let Some(why) = &inner.failed {
             return Err(SpoolError::Failed(why.clone()));
         }
@@ -55,7 +66,7 @@ impl Shared {
         match put {
             Err(SpoolError::Full) => {
                 self.counters.full.fetch_add(1, Ordering::Relaxed);
-                if self.config.on_full == OnFull::Deny {
+                if on_full == OnFull::Deny {
                     return Err(SpoolError::Full);
                 }
                 if inner.lost.count == 0 {
@@ -160,7 +171,7 @@ impl Shared {
         let start = header.len() as u64;
         if let Some(epoch) = inner.own_epoch() {
             let last = first - 1;
-            epoch.segments.push_back(Segment { path, first, last, start, data: start, allocated: capacity });
+            epoch.segments.push_back(Segment { path, last, start, data: start, allocated: capacity });
         }
         inner.writer = Some(Writer { file, offset: start, capacity });
         Ok(())

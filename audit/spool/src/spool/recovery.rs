@@ -153,13 +153,6 @@ fn scan(path: PathBuf, bytes: &[u8], header: Header, start: usize, modified: Sys
             },
         }
     }
-    let segment = Segment {
-        path,
-        first: header.first,
-        last,
-        start: start as u64,
-        data: at as u64,
-        allocated: bytes.len() as u64,
-    };
+    let segment = Segment { path, last, start: start as u64, data: at as u64, allocated: bytes.len() as u64 };
     Scanned { header, segment, missing, torn_bytes, closing, modified }
 }

@@ -13,8 +13,7 @@ use super::storage::SegmentFile;
 #[derive(Debug, Clone)]
 pub(crate) struct Segment {
     pub(crate) path: PathBuf,
-    /// Sequence of its first record; its last, `first - 1` while it is empty.
-    pub(crate) first: u64,
+    /// Sequence of its last record; while it is empty, of the last before it.
     pub(crate) last: u64,
     /// Records lie in the file from `start` to `data`.
     pub(crate) start: u64,
