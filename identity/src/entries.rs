@@ -1,6 +1,6 @@
 //! Registration entries: which workload, known by its selectors, is which SPIFFE ID. Read from one YAML file.
 //!
-//! The file is a list of `{spiffe_id, selectors, id?, ttl_seconds?, hint?}`. It is accepted or refused whole: a mistake in
+//! The file is a list of `{spiffe_id, selectors, id?, ttl_seconds?, hint?}`, alone or under the key `entries`. It is accepted or refused whole: a mistake in
 //! it leaves the entries that ran before running.
 
 use std::{
@@ -28,7 +28,7 @@ const MAX_SELECTORS: usize = 16;
 /// The longest life that an entry may ask for.
 pub const MAX_TTL: u32 = 7 * 86_400;
 /// How often the file is looked at.
-const POLL: Duration = Duration::from_millis(200);
+const POLL: Duration = Duration::from_millis(100);
 
 /// One registration entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,6 +120,12 @@ struct Row {
     hint: String,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Keyed {
+    entries: Vec<Row>,
+}
+
 /// Reads the entries of `trust_domain`.
 ///
 /// # Errors
@@ -141,7 +147,14 @@ fn parse(path: &Path, text: &str, trust_domain: &TrustDomain) -> Result<Vec<Entr
     if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
         return Ok(Vec::new());
     }
-    let rows: Vec<Row> = serde_saphyr::from_str(text).map_err(|error| {
+    let first = text.lines().map(str::trim_start).find(|line| !matches!(line.chars().next(), None | Some('#')));
+    let listed = first.is_some_and(|line| line.starts_with(['-', '[']) && line.trim_end() != "---");
+    let rows = if listed {
+        serde_saphyr::from_str(text)
+    } else {
+        serde_saphyr::from_str::<Keyed>(text).map(|keyed| keyed.entries)
+    };
+    let rows: Vec<Row> = rows.map_err(|error| {
         let line = error.location().map_or(1, |location| location.line());
         let message = error.without_snippet().to_string();
         let message = message.lines().next().unwrap_or_default().to_owned();
@@ -248,18 +261,23 @@ pub async fn follow(
     on_reload: OnReload,
     cancel: CancellationToken,
 ) {
-    let mut seen = stamp(&path);
+    // What is on disk at the first look may be newer than what was read at start.
+    let mut taken = None;
+    let mut before = None;
     let mut timer = tokio::time::interval(POLL);
     loop {
         tokio::select! {
             () = cancel.cancelled() => return,
             _ = timer.tick() => {}
         }
-        let now = stamp(&path);
-        if now == seen {
+        let now = Some(stamp(&path));
+        // Two looks must agree: a file that is being written may be empty for a moment, and an empty file is a valid one.
+        let settled = before == now;
+        before = now;
+        if !settled || taken == now {
             continue;
         }
-        seen = now;
+        taken = now;
         match load(&path, &trust_domain) {
             Ok(read) => {
                 let count = read.len();
@@ -270,7 +288,9 @@ pub async fn follow(
                     }
                     differs
                 });
-                tracing::info!(entries = count, changed, "registration entries read again");
+                if changed {
+                    tracing::info!(entries = count, "registration entries changed");
+                }
                 on_reload(&Ok(count));
             }
             Err(error) => {
@@ -313,6 +333,10 @@ mod tests {
         assert_eq!((entries[1].id.as_str(), entries[1].ttl_seconds, entries[1].hint.as_str()), ("op", 20, "x"));
         assert_eq!(Entry::from_api(&entries[1].to_api(), &td()).unwrap(), entries[1]);
         assert!(parse(Path::new("e"), "# nothing yet\n", &td()).unwrap().is_empty());
+        let keyed = format!("# who\nentries:\n{text}");
+        assert_eq!(parse(Path::new("e"), &keyed, &td()).unwrap(), entries);
+        let json = r#"{"entries": [{"spiffe_id": "spiffe://east.bank.example/w", "selectors": ["unix:uid:1"]}]}"#;
+        assert_eq!(parse(Path::new("e"), json, &td()).unwrap().len(), 1);
     }
 
     #[test]
@@ -351,9 +375,13 @@ mod tests {
         });
         let task = tokio::spawn(follow(path.clone(), td(), sender, on_reload, cancel.clone()));
         let within = Duration::from_secs(5);
-        tokio::time::sleep(Duration::from_millis(20)).await;
         std::fs::write(&path, line(1) + "- nonsense\n").unwrap();
-        let report = tokio::time::timeout(within, reported.recv()).await.expect("a report").unwrap();
+        let report = loop {
+            let report = tokio::time::timeout(within, reported.recv()).await.expect("a report").unwrap();
+            if report.is_err() {
+                break report;
+            }
+        };
         assert!(report.unwrap_err().contains("line 3"));
         assert_eq!(receiver.borrow_and_update().len(), 1);
         std::fs::write(&path, line(1) + &line(2)).unwrap();

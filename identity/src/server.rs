@@ -12,7 +12,7 @@ mod node;
 mod operator;
 mod own;
 
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use prometheus_client::registry::Registry;
 use signet_api::identity::{node_server::NodeServer, operator_server::OperatorServer};
@@ -255,9 +255,12 @@ fn open_spool(config: &ServerConfig, own: &SpiffeId, registry: &mut Registry) ->
     if config.audit.is_none() {
         return Ok(None);
     }
-    let dir: PathBuf = config.spool_dir.clone().unwrap_or_else(|| config.data_dir.join("spool"));
-    let spool_config =
-        SpoolConfig { dir, durability: Durability::default(), on_full: OnFull::default(), max_bytes: MAX_SPOOL };
+    let spool_config = config.spool.clone().unwrap_or_else(|| SpoolConfig {
+        dir: config.spool_dir.clone().unwrap_or_else(|| config.data_dir.join("spool")),
+        durability: Durability::default(),
+        on_full: OnFull::default(),
+        max_bytes: MAX_SPOOL,
+    });
     let spool = Spool::open(spool_config, own.as_str())?;
     spool.register(registry);
     Ok(Some(spool))

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use serde::{Deserialize, Serialize};
 use signet_mtls::TrustDomain;
 use signet_observe::TelemetryConfig;
+use signet_spool::SpoolConfig;
 
 use crate::{bundle::DEFAULT_REFRESH_HINT, entries::MAX_TTL, invite::is_host_port};
 
@@ -43,7 +44,10 @@ pub struct ServerConfig {
     /// `host:port` of the audit service; without it events are only logged.
     #[serde(default)]
     pub audit: Option<String>,
-    /// Where events wait for the audit service; `data_dir/spool` by default.
+    /// Where and how events wait for the audit service; by default on disk in `data_dir/spool`.
+    #[serde(default)]
+    pub spool: Option<SpoolConfig>,
+    /// The directory of the spool alone, for those who need no other setting of it.
     #[serde(default)]
     pub spool_dir: Option<PathBuf>,
     /// Logs and traces.
@@ -110,6 +114,9 @@ impl ServerConfig {
         }
         if self.intermediate_ttl_seconds < self.svid_ttl_seconds.saturating_mul(2) {
             wrong("intermediate_ttl_seconds", "must be at least twice `svid_ttl_seconds`".into());
+        }
+        if self.spool.is_some() && self.spool_dir.is_some() {
+            wrong("spool_dir", "`spool.dir` says it already; leave one of them out".into());
         }
         if self.agent_ttl_seconds == Some(0) {
             wrong("agent_ttl_seconds", "must be more than 0".into());
