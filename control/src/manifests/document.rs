@@ -140,18 +140,15 @@ fn parse(place: &Place) -> Result<Object, Unreadable> {
 }
 
 fn typed<T: DeserializeOwned>(place: &Place) -> Result<T, ManifestError> {
+    let mut field = String::new();
     let outcome = serde_saphyr::with_deserializer_from_str(&place.text, |deserializer| {
         let mut track = serde_path_to_error::Track::new();
         let tracked = serde_path_to_error::Deserializer::new(deserializer, &mut track);
-        match T::deserialize(tracked) {
-            Ok(value) => Ok(Ok(value)),
-            Err(error) => Ok(Err((track.path().to_string(), error))),
-        }
+        T::deserialize(tracked).inspect_err(|_| field = track.path().to_string())
     });
-    let (field, error) = match outcome {
-        Ok(Ok(value)) => return Ok(value),
-        Ok(Err(found)) => found,
-        Err(error) => (String::new(), error),
+    let error = match outcome {
+        Ok(value) => return Ok(value),
+        Err(error) => error,
     };
     let line = error.location().map_or(place.first_line, |at| place.first_line + at.line().max(1) - 1);
     Err(ManifestError {

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 
-pub const LEDGER: &str = "\
+pub(crate) const LEDGER: &str = "\
 apiVersion: v1
 kind: Service
 metadata: {name: ledger, namespace: bank}
@@ -39,7 +39,7 @@ ports: [{name: http, port: 20080}]
 endpoints: [{addresses: [127.0.0.1]}]
 ";
 
-pub const FRAUD: &str = "\
+pub(crate) const FRAUD: &str = "\
 apiVersion: v1
 kind: Service
 metadata: {name: fraud, namespace: bank}
@@ -54,20 +54,20 @@ metadata: {name: fraud, namespace: bank}
 const SOON: Duration = Duration::from_secs(15);
 
 /// Two trust domains that know each other's bundle, and one audit service for both.
-pub struct World {
+pub(crate) struct World {
     cas: [Ca; 2],
     directory: tempfile::TempDir,
     audit: Audit,
 }
 
 impl World {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let cas = [Ca::new("east.example"), Ca::new("west.example")];
         let audit = Audit::start(&cas);
         Self { cas, directory: tempfile::tempdir().unwrap(), audit }
     }
 
-    pub fn audit(&self) -> &Audit {
+    pub(crate) fn audit(&self) -> &Audit {
         &self.audit
     }
 
@@ -83,19 +83,19 @@ fn source(cas: &[Ca; 2], domain: &str, path: &str) -> IdentitySource {
 
 /// What the audit service was told.
 #[derive(Default)]
-pub struct Notes {
-    pub records: Vec<Record>,
-    pub bundles: BTreeSet<String>,
+pub(crate) struct Notes {
+    pub(crate) records: Vec<Record>,
+    pub(crate) bundles: BTreeSet<String>,
 }
 
 impl Notes {
-    pub fn event(&self, action: &str, commit: &str) -> bool {
+    pub(crate) fn event(&self, action: &str, commit: &str) -> bool {
         self.records.iter().any(|record| record.action == action && record.policy_commit == commit)
     }
 }
 
 /// One listener per trust domain, because each control plane wants `/signet/audit` of its own.
-pub struct Audit {
+pub(crate) struct Audit {
     notes: Arc<Mutex<Notes>>,
     addresses: [SocketAddr; 2],
 }
@@ -117,11 +117,11 @@ impl Audit {
         Self { notes, addresses }
     }
 
-    pub fn notes(&self) -> std::sync::MutexGuard<'_, Notes> {
+    pub(crate) fn notes(&self) -> std::sync::MutexGuard<'_, Notes> {
         self.notes.lock().unwrap()
     }
 
-    pub async fn until(&self, what: &str, holds: impl Fn(&Notes) -> bool) {
+    pub(crate) async fn until(&self, what: &str, holds: impl Fn(&Notes) -> bool) {
         eventually(what, || async { holds(&self.notes()).then_some(()) }).await;
     }
 }
@@ -168,17 +168,17 @@ impl Ingest for Notary {
 }
 
 /// Directories of one cluster; not running.
-pub struct Cluster<'w> {
+pub(crate) struct Cluster<'w> {
     world: &'w World,
     domain: &'static str,
     root: PathBuf,
-    pub lease_seconds: u32,
+    pub(crate) lease_seconds: u32,
     listen: std::cell::Cell<Option<SocketAddr>>,
 }
 
 impl<'w> Cluster<'w> {
     /// With one service and a repository of one signed commit.
-    pub fn new(world: &'w World, domain: &'static str) -> Self {
+    pub(crate) fn new(world: &'w World, domain: &'static str) -> Self {
         let root = world.directory.path().join(domain);
         std::fs::create_dir_all(root.join("repo/policies")).unwrap();
         std::fs::create_dir_all(root.join("manifests")).unwrap();
@@ -204,18 +204,18 @@ impl<'w> Cluster<'w> {
         cluster
     }
 
-    pub fn write_manifest(&self, name: &str, text: &str) {
+    pub(crate) fn write_manifest(&self, name: &str, text: &str) {
         // By rename, as editors do.
         let temporary = self.root.join("new");
         std::fs::write(&temporary, text).unwrap();
         std::fs::rename(temporary, self.root.join("manifests").join(name)).unwrap();
     }
 
-    pub fn commit(&self, path: &str, text: &str) -> String {
+    pub(crate) fn commit(&self, path: &str, text: &str) -> String {
         self.commit_with(path, text, &["commit", "-q", "-S", "-m", "a change"])
     }
 
-    pub fn commit_unsigned(&self, path: &str, text: &str) -> String {
+    pub(crate) fn commit_unsigned(&self, path: &str, text: &str) -> String {
         self.commit_with(path, text, &["commit", "-q", "--no-gpg-sign", "-m", "a change"])
     }
 
@@ -226,11 +226,11 @@ impl<'w> Cluster<'w> {
         self.head()
     }
 
-    pub fn head(&self) -> String {
+    pub(crate) fn head(&self) -> String {
         self.git(&["rev-parse", "HEAD"]).trim().to_owned()
     }
 
-    pub fn git(&self, arguments: &[&str]) -> String {
+    pub(crate) fn git(&self, arguments: &[&str]) -> String {
         let repo = self.root.join("repo");
         let mut command = Command::new("git");
         command.current_dir(repo).args(arguments);
@@ -238,7 +238,7 @@ impl<'w> Cluster<'w> {
     }
 
     /// An address that this cluster will listen on.
-    pub fn reserve(&self) -> SocketAddr {
+    pub(crate) fn reserve(&self) -> SocketAddr {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         self.listen.set(Some(address));
@@ -246,7 +246,7 @@ impl<'w> Cluster<'w> {
     }
 
     /// As an earlier run would have kept it; the identity server, which would say it, is away in these tests.
-    pub fn link_to(&self, domain: &str, control: SocketAddr) {
+    pub(crate) fn link_to(&self, domain: &str, control: SocketAddr) {
         let address = serde_json::json!({ "gateway": "127.0.0.1:15443", "control": control.to_string() });
         let table = serde_json::json!({ "peers": { domain: { "address": address } } });
         std::fs::create_dir_all(self.root.join("state")).unwrap();
@@ -281,7 +281,7 @@ impl<'w> Cluster<'w> {
         }
     }
 
-    pub async fn start(self) -> Running<'w> {
+    pub(crate) async fn start(self) -> Running<'w> {
         let identity = self.world.source(self.domain, "signet/control");
         let control = Control::bind(self.config(), identity).await.unwrap();
         let (address, admin) = (control.local_addr(), control.admin_addr());
@@ -292,9 +292,9 @@ impl<'w> Cluster<'w> {
 }
 
 /// A cluster whose control plane runs.
-pub struct Running<'w> {
+pub(crate) struct Running<'w> {
     cluster: Cluster<'w>,
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
     admin: SocketAddr,
     cancel: CancellationToken,
     task: JoinHandle<()>,
@@ -309,13 +309,13 @@ impl<'w> std::ops::Deref for Running<'w> {
 }
 
 impl<'w> Running<'w> {
-    pub async fn stop(self) -> Cluster<'w> {
+    pub(crate) async fn stop(self) -> Cluster<'w> {
         self.cancel.cancel();
         tokio::time::timeout(SOON, self.task).await.expect("stopped in time").unwrap();
         self.cluster
     }
 
-    pub fn channel(&self, domain: &str, path: &str) -> Channel {
+    pub(crate) fn channel(&self, domain: &str, path: &str) -> Channel {
         let control = testing::id(&format!("spiffe://{}/signet/control", self.domain));
         let source = self.world.source(domain, path);
         let select = if path.contains("/sa/") {
@@ -331,12 +331,12 @@ impl<'w> Running<'w> {
         )
     }
 
-    pub async fn try_status(&self, domain: &str, path: &str) -> Result<MeshState, Status> {
+    pub(crate) async fn try_status(&self, domain: &str, path: &str) -> Result<MeshState, Status> {
         let mut client = StatusClient::new(self.channel(domain, path));
         client.mesh(MeshRequest {}).await.map(Response::into_inner)
     }
 
-    pub async fn status_when(&self, what: &str, holds: impl Fn(&MeshState) -> bool) -> MeshState {
+    pub(crate) async fn status_when(&self, what: &str, holds: impl Fn(&MeshState) -> bool) -> MeshState {
         eventually(what, || async {
             let status = self.try_status(self.domain, "signet/operator").await.unwrap();
             holds(&status).then_some(status)
@@ -344,7 +344,7 @@ impl<'w> Running<'w> {
         .await
     }
 
-    pub async fn admin(&self, path: &str) -> (u16, String) {
+    pub(crate) async fn admin(&self, path: &str) -> (u16, String) {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let mut stream = tokio::net::TcpStream::connect(self.admin).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
@@ -355,11 +355,11 @@ impl<'w> Running<'w> {
         (code, answer)
     }
 
-    pub async fn until_ready(&self) {
+    pub(crate) async fn until_ready(&self) {
         eventually("readiness", || async { (self.admin("/readyz").await.0 == 200).then_some(()) }).await;
     }
 
-    pub async fn metric(&self, name: &str) -> f64 {
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
         let (_, text) = self.admin("/metrics").await;
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
         line.unwrap_or_else(|| panic!("no {name} in:\n{text}"))
@@ -367,17 +367,17 @@ impl<'w> Running<'w> {
 }
 
 /// A proxy's end of a discovery stream.
-pub struct Proxy {
+pub(crate) struct Proxy {
     reports: mpsc::Sender<Report>,
     snapshots: Streaming<Snapshot>,
 }
 
 impl Proxy {
-    pub async fn open(cluster: &Running<'_>, path: &str) -> Self {
+    pub(crate) async fn open(cluster: &Running<'_>, path: &str) -> Self {
         Self::try_open(cluster, cluster.domain, path).await.unwrap()
     }
 
-    pub async fn try_open(cluster: &Running<'_>, domain: &str, path: &str) -> Result<Self, Status> {
+    pub(crate) async fn try_open(cluster: &Running<'_>, domain: &str, path: &str) -> Result<Self, Status> {
         let (reports, stream) = mpsc::channel(4);
         reports.send(Report { kind: "sidecar".into(), ..Report::default() }).await.unwrap();
         let mut client = DiscoveryClient::new(cluster.channel(domain, path));
@@ -385,12 +385,12 @@ impl Proxy {
         Ok(Self { reports, snapshots })
     }
 
-    pub async fn next(&mut self, within: Duration) -> Snapshot {
+    pub(crate) async fn next(&mut self, within: Duration) -> Snapshot {
         let message = tokio::time::timeout(within, self.snapshots.message()).await;
         message.unwrap_or_else(|_| panic!("no snapshot within {within:?}")).unwrap().expect("an open stream")
     }
 
-    pub async fn until(&mut self, within: Duration, what: &str, holds: impl Fn(&Snapshot) -> bool) -> Snapshot {
+    pub(crate) async fn until(&mut self, within: Duration, what: &str, holds: impl Fn(&Snapshot) -> bool) -> Snapshot {
         let deadline = Instant::now() + within;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -403,20 +403,20 @@ impl Proxy {
     }
 
     /// Absence cannot be waited for; a quarter of a second is five times what a push takes.
-    pub async fn expect_silence(&mut self) {
+    pub(crate) async fn expect_silence(&mut self) {
         let message = tokio::time::timeout(Duration::from_millis(250), self.snapshots.message()).await;
         assert!(message.is_err(), "nothing was to come: {message:?}");
     }
 
-    pub async fn ack(&self, snapshot: &Snapshot) {
+    pub(crate) async fn ack(&self, snapshot: &Snapshot) {
         self.report(snapshot, "").await;
     }
 
-    pub async fn nack(&self, snapshot: &Snapshot, error: &str) {
+    pub(crate) async fn nack(&self, snapshot: &Snapshot, error: &str) {
         self.report(snapshot, error).await;
     }
 
-    pub async fn send(&self, report: Report) {
+    pub(crate) async fn send(&self, report: Report) {
         self.reports.send(report).await.unwrap();
     }
 
