@@ -17,6 +17,7 @@ mod status;
 mod tail;
 
 pub use filter::{Filter, InvalidCursor};
+pub(crate) use filter::{TIME_RANGE_US, without_nul};
 pub use page::{Page, by_id, decisions, events};
 pub use rows::{DecisionRow, EventRow, FullRecord};
 pub use status::{EpochStatus, LogStatus, Posture, StoredBundle, bundle, bundles, epochs, logs, posture};

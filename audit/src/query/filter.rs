@@ -30,6 +30,9 @@ pub struct Filter {
     pub reason: Option<String>,
     /// W3C trace id.
     pub trace_id: Option<String>,
+    /// Part of a SPIFFE ID, service, action, path, reason or policy id, without regard to case. Scans what the other
+    /// fields leave.
+    pub text: Option<String>,
     /// At or after.
     pub from_us: Option<i64>,
     /// Before.
@@ -59,6 +62,15 @@ impl Filter {
         }
         if let Some(allow) = self.allow {
             query.push(if allow { " AND allow" } else { " AND NOT allow" });
+        }
+        if let Some(text) = &self.text {
+            query
+                .push(
+                    " AND strpos(lower(concat_ws(E'\\n', source_spiffe_id, destination_spiffe_id, destination_service, \
+                     action, path, reason, array_to_string(policy_ids, E'\\n'))), lower(",
+                )
+                .push_bind(without_nul(text))
+                .push(")) > 0");
         }
         if let Some(from) = self.from_us {
             query.push(" AND time >= ");

@@ -1,0 +1,72 @@
+//! What the service counts.
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+/// Metrics of the audit service; clones count together.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    pub(crate) ingested: Counter,
+    pub(crate) duplicates: Counter,
+    pub(crate) conflicts: Counter,
+    pub(crate) gaps: Counter,
+    pub(crate) missing: Counter,
+    pub(crate) refused_batches: Counter,
+    pub(crate) store_errors: Counter,
+    pub(crate) streams: Gauge,
+    pub(crate) batch_seconds: Histogram,
+    pub(crate) batch_records: Histogram,
+    pub(crate) tree_size: Gauge,
+    pub(crate) checkpoint_size: Gauge,
+    pub(crate) checkpoint_time: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            ingested: Counter::default(),
+            duplicates: Counter::default(),
+            conflicts: Counter::default(),
+            gaps: Counter::default(),
+            missing: Counter::default(),
+            refused_batches: Counter::default(),
+            store_errors: Counter::default(),
+            streams: Gauge::default(),
+            batch_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
+            batch_records: Histogram::new(exponential_buckets(1.0, 4.0, 8)),
+            tree_size: Gauge::default(),
+            checkpoint_size: Gauge::default(),
+            checkpoint_time: Gauge::default(),
+        }
+    }
+}
+
+impl Metrics {
+    /// Registers everything under `signet_audit_`.
+    pub fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("signet_audit");
+        registry.register("ingested_records", "Records committed", self.ingested.clone());
+        registry.register(
+            "duplicate_records",
+            "Records delivered again, equal to the stored ones",
+            self.duplicates.clone(),
+        );
+        registry.register("conflicting_records", "Records delivered again with other bytes", self.conflicts.clone());
+        registry.register("gaps", "Jumps in a producer's sequence", self.gaps.clone());
+        registry.register("missing_records", "Sequences that producers skipped", self.missing.clone());
+        registry.register("refused_batches", "Batches that were not taken", self.refused_batches.clone());
+        registry.register("store_errors", "Batches that had to be tried again", self.store_errors.clone());
+        registry.register("streams", "Producers connected", self.streams.clone());
+        registry.register("batch_seconds", "Time of a transaction", self.batch_seconds.clone());
+        registry.register("batch_records", "Records of a transaction", self.batch_records.clone());
+        registry.register("tree_size", "Leaves of the Merkle tree", self.tree_size.clone());
+        registry.register("checkpoint_size", "Leaves of the newest checkpoint", self.checkpoint_size.clone());
+        registry.register(
+            "checkpoint_timestamp_seconds",
+            "When the newest checkpoint was signed, Unix time",
+            self.checkpoint_time.clone(),
+        );
+    }
+}

@@ -1,0 +1,8 @@
+//! The audit service over real mutual TLS and a real PostgreSQL.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod faults;
+mod fixture;
+mod ingest;
+mod log;
+mod questions;
