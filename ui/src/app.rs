@@ -6,6 +6,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::IntoResponse;
 use axum::{Router, routing};
+use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -93,9 +94,38 @@ fn open() -> OpenApiRouter<Arc<App>> {
 pub fn openapi() -> Result<String, serde_json::Error> {
     let (_, document) =
         OpenApiRouter::with_openapi(Document::openapi()).merge(protected()).merge(open()).split_for_parts();
+    let mut document = serde_json::to_value(&document)?;
+    without_null(&mut document);
     let mut text = serde_json::to_string_pretty(&document)?;
     text.push('\n');
     Ok(text)
+}
+
+/// A field that has no value is left out of every answer, never null: the document says so too.
+fn without_null(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.values_mut().for_each(without_null);
+            if let Some(Value::Array(types)) = fields.get_mut("type") {
+                types.retain(|name| name != "null");
+                if let [only] = types.as_slice() {
+                    let only = only.clone();
+                    fields.insert("type".into(), only);
+                }
+            }
+            let is_null = |choice: &Value| choice.get("type").is_some_and(|name| name == "null");
+            let inner = match fields.get("oneOf").and_then(Value::as_array).map(Vec::as_slice) {
+                Some([inner, null] | [null, inner]) if is_null(null) => inner.clone(),
+                _ => return,
+            };
+            fields.remove("oneOf");
+            if let Value::Object(inner) = inner {
+                fields.extend(inner);
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(without_null),
+        _ => {}
+    }
 }
 
 /// The whole server: API, dashboard files, checks and headers.

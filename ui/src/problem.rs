@@ -9,7 +9,7 @@ use crate::model::Problem;
 
 /// Why a request got no answer.
 #[derive(Debug)]
-pub enum Failure {
+pub(crate) enum Failure {
     NotSignedIn,
     WrongToken,
     TooManyTries {

@@ -4,136 +4,15 @@
  */
 
 export interface paths {
-    "/api/session": {
+    "/api/clusters": {
         parameters: {
             query?: never;
             header?: never;
             path?: never;
             cookie?: never;
         };
-        get: {
-            parameters: {
-                query?: never;
-                header?: never;
-                path?: never;
-                cookie?: never;
-            };
-            requestBody?: never;
-            responses: {
-                200: {
-                    headers: {
-                        [name: string]: unknown;
-                    };
-                    content: {
-                        "application/json": components["schemas"]["SessionInfo"];
-                    };
-                };
-                401: {
-                    headers: {
-                        [name: string]: unknown;
-                    };
-                    content: {
-                        "application/json": components["schemas"]["Problem"];
-                    };
-                };
-            };
-        };
-        put?: never;
-        post: {
-            parameters: {
-                query?: never;
-                header?: never;
-                path?: never;
-                cookie?: never;
-            };
-            requestBody: {
-                content: {
-                    "application/json": components["schemas"]["SignIn"];
-                };
-            };
-            responses: {
-                200: {
-                    headers: {
-                        [name: string]: unknown;
-                    };
-                    content: {
-                        "application/json": components["schemas"]["SessionInfo"];
-                    };
-                };
-                401: {
-                    headers: {
-                        [name: string]: unknown;
-                    };
-                    content: {
-                        "application/json": components["schemas"]["Problem"];
-                    };
-                };
-            };
-        };
-        delete: {
-            parameters: {
-                query?: never;
-                header?: never;
-                path?: never;
-                cookie?: never;
-            };
-            requestBody?: never;
-            responses: {
-                204: {
-                    headers: {
-                        [name: string]: unknown;
-                    };
-                    content?: never;
-                };
-                401: {
-                    headers: {
-                        [name: string]: unknown;
-                    };
-                    content: {
-                        "application/json": components["schemas"]["Problem"];
-                    };
-                };
-            };
-        };
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/api/posture": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get: {
-            parameters: {
-                query?: never;
-                header?: never;
-                path?: never;
-                cookie?: never;
-            };
-            requestBody?: never;
-            responses: {
-                200: {
-                    headers: {
-                        [name: string]: unknown;
-                    };
-                    content: {
-                        "application/json": components["schemas"]["Posture"];
-                    };
-                };
-                401: {
-                    headers: {
-                        [name: string]: unknown;
-                    };
-                    content: {
-                        "application/json": components["schemas"]["Problem"];
-                    };
-                };
-            };
-        };
+        /** Each cluster with its proxies and authorities. */
+        get: operations["clusters"];
         put?: never;
         post?: never;
         delete?: never;
@@ -149,41 +28,25 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        get: {
-            parameters: {
-                query?: {
-                    decision?: components["schemas"]["Verdict"];
-                    source?: string;
-                    destination?: string;
-                    action?: string;
-                    q?: string;
-                    cursor?: string;
-                    limit?: number;
-                };
-                header?: never;
-                path?: never;
-                cookie?: never;
-            };
-            requestBody?: never;
-            responses: {
-                200: {
-                    headers: {
-                        [name: string]: unknown;
-                    };
-                    content: {
-                        "application/json": components["schemas"]["DecisionPage"];
-                    };
-                };
-                401: {
-                    headers: {
-                        [name: string]: unknown;
-                    };
-                    content: {
-                        "application/json": components["schemas"]["Problem"];
-                    };
-                };
-            };
+        /** Decisions that match, newest first, by pages. */
+        get: operations["list"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/decisions/stream": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
         };
+        /** New decisions that match, less than a second after they were recorded. */
+        get: operations["stream"];
         put?: never;
         post?: never;
         delete?: never;
@@ -199,35 +62,8 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        get: {
-            parameters: {
-                query?: never;
-                header?: never;
-                path: {
-                    id: string;
-                };
-                cookie?: never;
-            };
-            requestBody?: never;
-            responses: {
-                200: {
-                    headers: {
-                        [name: string]: unknown;
-                    };
-                    content: {
-                        "application/json": components["schemas"]["Decision"];
-                    };
-                };
-                401: {
-                    headers: {
-                        [name: string]: unknown;
-                    };
-                    content: {
-                        "application/json": components["schemas"]["Problem"];
-                    };
-                };
-            };
-        };
+        /** One decision. */
+        get: operations["one"];
         put?: never;
         post?: never;
         delete?: never;
@@ -243,119 +79,8 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        get: {
-            parameters: {
-                query?: never;
-                header?: never;
-                path: {
-                    id: string;
-                };
-                cookie?: never;
-            };
-            requestBody?: never;
-            responses: {
-                200: {
-                    headers: {
-                        [name: string]: unknown;
-                    };
-                    content: {
-                        "application/json": components["schemas"]["Why"];
-                    };
-                };
-                401: {
-                    headers: {
-                        [name: string]: unknown;
-                    };
-                    content: {
-                        "application/json": components["schemas"]["Problem"];
-                    };
-                };
-            };
-        };
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/api/clusters": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get: {
-            parameters: {
-                query?: never;
-                header?: never;
-                path?: never;
-                cookie?: never;
-            };
-            requestBody?: never;
-            responses: {
-                200: {
-                    headers: {
-                        [name: string]: unknown;
-                    };
-                    content: {
-                        "application/json": components["schemas"]["ClusterList"];
-                    };
-                };
-                401: {
-                    headers: {
-                        [name: string]: unknown;
-                    };
-                    content: {
-                        "application/json": components["schemas"]["Problem"];
-                    };
-                };
-            };
-        };
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/api/services": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get: {
-            parameters: {
-                query?: never;
-                header?: never;
-                path?: never;
-                cookie?: never;
-            };
-            requestBody?: never;
-            responses: {
-                200: {
-                    headers: {
-                        [name: string]: unknown;
-                    };
-                    content: {
-                        "application/json": components["schemas"]["ServiceList"];
-                    };
-                };
-                401: {
-                    headers: {
-                        [name: string]: unknown;
-                    };
-                    content: {
-                        "application/json": components["schemas"]["Problem"];
-                    };
-                };
-            };
-        };
+        /** Why a call was decided as it was, computed again from the recorded inputs and the policy bundle of that time. */
+        get: operations["why"];
         put?: never;
         post?: never;
         delete?: never;
@@ -371,36 +96,67 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        get: {
-            parameters: {
-                query?: never;
-                header?: never;
-                path?: never;
-                cookie?: never;
-            };
-            requestBody?: never;
-            responses: {
-                200: {
-                    headers: {
-                        [name: string]: unknown;
-                    };
-                    content: {
-                        "application/json": components["schemas"]["EventPage"];
-                    };
-                };
-                401: {
-                    headers: {
-                        [name: string]: unknown;
-                    };
-                    content: {
-                        "application/json": components["schemas"]["Problem"];
-                    };
-                };
-            };
-        };
+        /** Issuance, rotation, federation, bundle activation and refusals, newest first. */
+        get: operations["list"];
         put?: never;
         post?: never;
         delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/posture": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * How the mesh is now: encryption, decisions, policy, identities, federation. A part that does not answer is said to
+         *     be unreachable; the others are still told.
+         */
+        get: operations["posture"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/services": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Each cluster's services, imported ones included. */
+        get: operations["services"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/session": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The session of this request. */
+        get: operations["current"];
+        put?: never;
+        /** Exchanges the dashboard token for a session cookie. */
+        post: operations["sign_in"];
+        /** Ends the session; its live lists end too. */
+        delete: operations["sign_out"];
         options?: never;
         head?: never;
         patch?: never;
@@ -410,244 +166,331 @@ export interface paths {
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
-        Problem: {
-            code: string;
-            message: string;
+        Authority: {
+            kind: string;
+            not_after: string;
+            not_before: string;
+            sha256: string;
+            subject: string;
         };
-        SignIn: {
-            token: string;
+        Cluster: {
+            authorities: components["schemas"]["Authority"][];
+            posture: components["schemas"]["ClusterPosture"];
+            proxies: components["schemas"]["Proxy"][];
         };
-        SessionInfo: {
-            expires_at?: string;
-            version: string;
-        };
-        Reach: {
-            status: components["schemas"]["ReachStatus"];
-            since: string;
-            error?: string;
-        };
-        Posture: {
-            at: string;
-            store: components["schemas"]["Reach"];
-            traffic?: components["schemas"]["Traffic"];
-            clusters: components["schemas"]["ClusterPosture"][];
-        };
-        Traffic: {
-            window_seconds: number;
-            decisions: number;
-            allowed: number;
-            denied: number;
-            refused: number;
-            per_second: number;
-            encryption: components["schemas"]["Encryption"];
-            series: components["schemas"]["SeriesPoint"][];
-        };
-        Encryption: {
-            carried: number;
-            encrypted: number;
-            share?: number;
-        };
-        SeriesPoint: {
-            at: number;
-            allowed: number;
-            denied: number;
+        /** @description Clusters with their proxies, one by one. */
+        ClusterList: {
+            clusters: components["schemas"]["Cluster"][];
         };
         ClusterPosture: {
-            name: string;
-            trust_domain: string;
             control: components["schemas"]["Reach"];
+            federation: components["schemas"]["FederationPosture"][];
             identity: components["schemas"]["Reach"];
+            /** @description Manifests that the control plane refused; what they said before still holds. */
+            manifest_errors: string[];
+            name: string;
             policy?: components["schemas"]["PolicyPosture"];
             proxies?: components["schemas"]["ProxyPosture"];
             svids?: components["schemas"]["SvidPosture"];
-            federation: components["schemas"]["FederationPosture"][];
-            manifest_errors: string[];
-        };
-        PolicyPosture: {
-            commit: string;
-            digest: string;
-            signer: string;
-            activated_at?: string;
-            refused?: components["schemas"]["RefusedHead"];
-        };
-        RefusedHead: {
-            commit: string;
-            reason: string;
-        };
-        ProxyPosture: {
-            total: number;
-            connected: number;
-            current: number;
-            refusing: number;
-        };
-        SvidPosture: {
-            valid: number;
-            oldest?: components["schemas"]["SvidInfo"];
-            next_expiry?: components["schemas"]["SvidInfo"];
-        };
-        SvidInfo: {
-            spiffe_id: string;
-            serial: string;
-            not_before: string;
-            not_after: string;
-        };
-        FederationPosture: {
             trust_domain: string;
-            state: components["schemas"]["FederationState"];
-            error?: string;
-            gateway: string;
-            last_refresh?: string;
-            bundle_sequence: number;
-            authorities: number;
-            services: number;
-            fingerprint: string;
         };
-        Decision: {
-            id: string;
-            time: string;
-            log: string;
-            proxy: string;
-            source?: string;
-            destination?: string;
-            service: string;
-            action: string;
-            path?: string;
-            decision: components["schemas"]["Verdict"];
-            enforcement: string;
-            policy_ids: string[];
-            policy_commit: string;
-            bundle_digest: string;
-            reason: string;
-            source_address?: string;
-            tls: string;
-            trace_id?: string;
-            latency_us?: number;
-            refusal: boolean;
-            count: number;
-            leaf_index: number;
-        };
-        DecisionPage: {
-            items: components["schemas"]["Decision"][];
-            next?: string;
-            live?: string;
-        };
-        DecisionQuery: {
-            decision?: components["schemas"]["Verdict"];
-            source?: string;
-            destination?: string;
-            action?: string;
-            q?: string;
-            cursor?: string;
-            limit?: number;
-        };
-        Why: {
-            decision: components["schemas"]["Decision"];
-            context: components["schemas"]["ContextValue"][];
-            summary: string;
-            recomputation: components["schemas"]["Recomputation"];
-            determining: components["schemas"]["PolicyText"][];
-            nearest: components["schemas"]["NearestPolicy"][];
-            signer?: string;
-            shadow?: components["schemas"]["ShadowOutcome"];
-            detail?: string;
+        ClusterServices: {
+            cluster: string;
+            control: components["schemas"]["Reach"];
+            services: components["schemas"]["Service"][];
+            trust_domain: string;
         };
         ContextValue: {
             name: string;
             value: string;
         };
-        Recomputation: {
-            status: components["schemas"]["RecomputationStatus"];
-            detail?: string;
-        };
-        PolicyText: {
-            id: string;
-            path: string;
-            line: number;
-            text: string;
-        };
-        NearestPolicy: {
-            policy: components["schemas"]["PolicyText"];
-            failed: components["schemas"]["FailedClause"][];
-        };
-        FailedClause: {
-            text: string;
-            line: number;
-            expected: string;
-            actual: string;
-        };
-        ShadowOutcome: {
-            decision: components["schemas"]["Verdict"];
-            policy_ids: string[];
-        };
-        ServiceList: {
-            clusters: components["schemas"]["ClusterServices"][];
-        };
-        ClusterServices: {
-            cluster: string;
-            trust_domain: string;
-            control: components["schemas"]["Reach"];
-            services: components["schemas"]["Service"][];
-        };
-        Service: {
-            service: string;
-            hosts: string[];
-            port: number;
-            protocol: string;
-            endpoints: number;
-            exported: boolean;
-            via?: string;
-        };
-        ClusterList: {
-            clusters: components["schemas"]["Cluster"][];
-        };
-        Cluster: {
-            posture: components["schemas"]["ClusterPosture"];
-            proxies: components["schemas"]["Proxy"][];
-            authorities: components["schemas"]["Authority"][];
-        };
-        Proxy: {
-            spiffe_id: string;
-            kind: string;
-            connected: boolean;
-            snapshot_version: number;
-            policy_commit: string;
-            last_error?: string;
-        };
-        Authority: {
-            kind: string;
-            subject: string;
-            not_before: string;
-            not_after: string;
-            sha256: string;
-        };
-        EventQuery: {
-            cursor?: string;
-            limit?: number;
-        };
-        Event: {
-            id: string;
-            time: string;
-            log: string;
-            producer: string;
+        /** @description One decision, as the list shows it. */
+        Decision: {
+            /** @description A Cedar action id such as `http:GET`. */
             action: string;
+            bundle_digest: string;
+            /**
+             * Format: int64
+             * @description How many occurrences the record stands for; refusals of strangers are recorded in aggregate.
+             */
+            count: number;
+            decision: components["schemas"]["Verdict"];
+            destination?: string;
+            enforcement: string;
+            id: string;
+            /** Format: int64 */
+            latency_us?: number;
+            /**
+             * Format: int64
+             * @description Place in the log.
+             */
+            leaf_index: number;
+            /** @description Origin of the log that holds the record: `<trust domain>/signet-log`. */
+            log: string;
+            path?: string;
+            policy_commit: string;
+            policy_ids: string[];
+            /** @description Who recorded it. */
+            proxy: string;
             reason: string;
-            succeeded: boolean;
-            subject?: string;
-            object: string;
+            /** @description A refusal ended the call before there was anything to decide. */
+            refusal: boolean;
+            /** @description `<trust domain>/<namespace>/<name>`; empty when the call was refused before one was known. */
+            service: string;
+            source?: string;
+            source_address?: string;
+            time: string;
+            /** @description `TLSv1.3 ...`, or `none` for plaintext. */
+            tls: string;
+            trace_id?: string;
+        };
+        DecisionPage: {
+            /** @description Newest first. */
+            items: components["schemas"]["Decision"][];
+            /** @description Give it as `after` to the stream for everything recorded since; only on the first page. */
+            live?: string;
+            /** @description Give it as `cursor` for the next, older page; absent on the last one. */
+            next?: string;
+        };
+        Encryption: {
+            /** Format: int64 */
+            carried: number;
+            /** Format: int64 */
+            encrypted: number;
+            /**
+             * Format: double
+             * @description `encrypted / carried`, 0 to 1; absent when nothing was carried.
+             */
+            share?: number;
+        };
+        /** @description What happened to the mesh itself: issuance, rotation, federation, bundle activation, refusals. */
+        Event: {
+            action: string;
             detail?: string;
+            id: string;
+            log: string;
+            object: string;
+            producer: string;
+            reason: string;
+            subject?: string;
+            succeeded: boolean;
+            time: string;
         };
         EventPage: {
             items: components["schemas"]["Event"][];
             next?: string;
         };
-        /** @enum {string} */
-        ReachStatus: "unknown" | "reachable" | "unreachable";
+        FailedClause: {
+            actual: string;
+            expected: string;
+            /** Format: int32 */
+            line: number;
+            text: string;
+        };
+        /** @description This cluster's side of one federation relationship. */
+        FederationPosture: {
+            /** Format: int32 */
+            authorities: number;
+            /** Format: int64 */
+            bundle_sequence: number;
+            /** @description What keeps it from `linked`, in words. */
+            error?: string;
+            fingerprint: string;
+            gateway: string;
+            last_refresh?: string;
+            /**
+             * Format: int32
+             * @description Services that the other cluster exports to this one.
+             */
+            services: number;
+            /** @description `linked` when the trust bundle is fresh and the control planes' stream is up. */
+            state: components["schemas"]["FederationState"];
+            trust_domain: string;
+        };
         /** @enum {string} */
         FederationState: "linked" | "degraded" | "broken";
+        NearestPolicy: {
+            failed: components["schemas"]["FailedClause"][];
+            policy: components["schemas"]["PolicyText"];
+        };
+        PolicyPosture: {
+            activated_at?: string;
+            commit: string;
+            digest: string;
+            /** @description The newest head of the policy repository, when it was refused. */
+            refused?: components["schemas"]["RefusedHead"];
+            signer: string;
+        };
+        PolicyText: {
+            id: string;
+            /** Format: int32 */
+            line: number;
+            path: string;
+            text: string;
+        };
+        /** @description How the mesh is now. Each part that could not be asked says so; the others are still told. */
+        Posture: {
+            at: string;
+            clusters: components["schemas"]["ClusterPosture"][];
+            /** @description The audit database. */
+            store: components["schemas"]["Reach"];
+            /** @description Absent while the audit database cannot be asked. */
+            traffic?: components["schemas"]["Traffic"];
+        };
+        /** @description The answer to every request that failed. */
+        Problem: {
+            /** @description Stable and short, for programs: `not_signed_in`, `not_found`, ... */
+            code: string;
+            /** @description What was wrong and what to do next, for people. */
+            message: string;
+        };
+        Proxy: {
+            connected: boolean;
+            kind: string;
+            last_error?: string;
+            policy_commit: string;
+            /** Format: int64 */
+            snapshot_version: number;
+            spiffe_id: string;
+        };
+        ProxyPosture: {
+            /** Format: int32 */
+            connected: number;
+            /**
+             * Format: int32
+             * @description Connected and enforcing the active policy commit.
+             */
+            current: number;
+            /**
+             * Format: int32
+             * @description Refused the newest snapshot and still run the one before.
+             */
+            refusing: number;
+            /** Format: int32 */
+            total: number;
+        };
+        /** @description Whether a part could be asked, and since when this has been so. */
+        Reach: {
+            /** @description Why it cannot be reached. */
+            error?: string;
+            /** @description Since when `status` holds. */
+            since: string;
+            status: components["schemas"]["ReachStatus"];
+        };
         /** @enum {string} */
-        Verdict: "allow" | "deny";
+        ReachStatus: "unknown" | "reachable" | "unreachable";
+        Recomputation: {
+            /** @description Why it differs or could not be computed again. */
+            detail?: string;
+            status: components["schemas"]["RecomputationStatus"];
+        };
         /** @enum {string} */
         RecomputationStatus: "same" | "different" | "not_recomputable";
+        RefusedHead: {
+            commit: string;
+            reason: string;
+        };
+        SeriesPoint: {
+            /** Format: int64 */
+            allowed: number;
+            /**
+             * Format: int64
+             * @description Unix seconds.
+             */
+            at: number;
+            /** Format: int64 */
+            denied: number;
+        };
+        Service: {
+            /** Format: int32 */
+            endpoints: number;
+            exported: boolean;
+            hosts: string[];
+            /** Format: int32 */
+            port: number;
+            protocol: string;
+            service: string;
+            /** @description The trust domain whose gateway leads to it; absent for the cluster's own. */
+            via?: string;
+        };
+        ServiceList: {
+            clusters: components["schemas"]["ClusterServices"][];
+        };
+        /** @description The session that the cookie of this request belongs to. */
+        SessionInfo: {
+            /** @description When the session ends; absent for a request that carried the token itself. */
+            expires_at?: string;
+            version: string;
+        };
+        ShadowOutcome: {
+            decision: components["schemas"]["Verdict"];
+            policy_ids: string[];
+        };
+        /** @description What a person signs in with. */
+        SignIn: {
+            /** @description The dashboard token. */
+            token: string;
+        };
+        SvidInfo: {
+            not_after: string;
+            not_before: string;
+            serial: string;
+            spiffe_id: string;
+        };
+        SvidPosture: {
+            /** @description The valid SVID that expires first. */
+            next_expiry?: components["schemas"]["SvidInfo"];
+            /** @description The valid SVID that was issued longest ago. */
+            oldest?: components["schemas"]["SvidInfo"];
+            /**
+             * Format: int32
+             * @description SPIFFE IDs with a valid SVID.
+             */
+            valid: number;
+        };
+        /** @description Decisions over the last `window_seconds`. */
+        Traffic: {
+            /** Format: int64 */
+            allowed: number;
+            /** Format: int64 */
+            decisions: number;
+            /** Format: int64 */
+            denied: number;
+            /** @description Calls that were carried (allowed) in the window, and how many of those were mutual TLS. */
+            encryption: components["schemas"]["Encryption"];
+            /** Format: double */
+            per_second: number;
+            /**
+             * Format: int64
+             * @description Handshakes and requests that were refused before a caller was known; part of `denied`.
+             */
+            refused: number;
+            /** @description One point a second, oldest first, seconds without a decision included. */
+            series: components["schemas"]["SeriesPoint"][];
+            /** Format: int32 */
+            window_seconds: number;
+        };
+        /** @enum {string} */
+        Verdict: "allow" | "deny";
+        /** @description Why a call was decided as it was, computed again from the recorded inputs and the bundle of that time. */
+        Why: {
+            /** @description Every value that a policy could read. */
+            context: components["schemas"]["ContextValue"][];
+            decision: components["schemas"]["Decision"];
+            /** @description Text or JSON that the recorder added. */
+            detail?: string;
+            /** @description The policies that decided. */
+            determining: components["schemas"]["PolicyText"][];
+            /** @description For a default deny: the permits that came nearest, nearest first. */
+            nearest: components["schemas"]["NearestPolicy"][];
+            recomputation: components["schemas"]["Recomputation"];
+            /** @description What shadow policies would have changed. */
+            shadow?: components["schemas"]["ShadowOutcome"];
+            /** @description Who signed the policy commit. */
+            signer?: string;
+            /** @description One or two sentences. */
+            summary: string;
+        };
     };
     responses: never;
     parameters: never;
@@ -656,4 +499,443 @@ export interface components {
     pathItems: never;
 }
 export type $defs = Record<string, never>;
-export type operations = Record<string, never>;
+export interface operations {
+    clusters: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ClusterList"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list: {
+        parameters: {
+            query?: {
+                /** @description `allow` or `deny`. */
+                decision?: "allow" | "deny";
+                /** @description The caller's SPIFFE ID. */
+                source?: string;
+                /** @description The service that was called (`<trust domain>/<namespace>/<name>`), or a workload's SPIFFE ID. */
+                destination?: string;
+                /** @description A Cedar action id such as `http:GET`. */
+                action?: string;
+                /** @description Part of a SPIFFE ID, service, action, path, reason or policy id; or a whole decision id or trace id. */
+                q?: string;
+                /** @description From `next` of the page before. */
+                cursor?: string;
+                /** @description 1 to 500; 100 when absent. */
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DecisionPage"];
+                };
+            };
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    stream: {
+        parameters: {
+            query?: {
+                decision?: "allow" | "deny";
+                source?: string;
+                destination?: string;
+                action?: string;
+                q?: string;
+                /** @description `live` of a page of decisions: what came after it is sent first. `Last-Event-ID` wins over it. */
+                after?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/event-stream": components["schemas"]["Decision"][];
+                };
+            };
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    one: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The decision's id, as in `x-signet-decision` */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Decision"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    why: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The decision's id, as in `x-signet-decision` */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Why"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list: {
+        parameters: {
+            query?: {
+                /** @description From `next` of the page before. */
+                cursor?: string;
+                /** @description 1 to 500; 100 when absent. */
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["EventPage"];
+                };
+            };
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    posture: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Posture"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    services: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ServiceList"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    current: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SessionInfo"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    sign_in: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SignIn"];
+            };
+        };
+        responses: {
+            /** @description Signed in; the answer sets the session cookie */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SessionInfo"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    sign_out: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+}
