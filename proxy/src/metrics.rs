@@ -109,14 +109,16 @@ impl Metrics {
 
         let decisions = Family::<DecisionLabels, Counter>::default();
         registry.register("signet_proxy_decisions", "Decisions made and recorded", decisions.clone());
+        // A closure each: a family's guard lives to the end of its statement, and a second look inside it deadlocks.
+        let decided = |decision: &'static str| decisions.get_or_create(&DecisionLabels { decision }).clone();
         let pool = Family::<PoolLabels, Counter>::default();
         registry.register("signet_proxy_pool", "What became of upstream connections", pool.clone());
         let pooled = |event: &'static str| pool.get_or_create(&PoolLabels { event }).clone();
         let metrics = Self {
             inbound,
             outbound,
-            allowed: decisions.get_or_create(&DecisionLabels { decision: "allow" }).clone(),
-            denied: decisions.get_or_create(&DecisionLabels { decision: "deny" }).clone(),
+            allowed: decided("allow"),
+            denied: decided("deny"),
             unrecorded: Counter::default(),
             decision_latency: latency_histogram(),
             refusals: Family::default(),
