@@ -84,34 +84,44 @@ impl Clusters {
 }
 
 async fn watch_cluster(config: ClusterConfig, publish: watch::Sender<Arc<ClusterState>>, cancel: CancellationToken) {
-    let mut peers = None;
+    let peers = connect(&config, &publish, &cancel).await;
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        if peers.is_none() {
-            match tokio::time::timeout(DEADLINE, Peers::connect(&config, &cancel)).await {
-                Ok(Ok(connected)) => peers = Some(connected),
-                Ok(Err(cause)) => unreachable_both(&publish, &cause),
-                Err(_) => {
-                    unreachable_both(&publish, &format!("no SVID from {} within {DEADLINE:?}", config.workload_api))
-                }
+        let (mesh, svids, federation) = tokio::join!(peers.mesh(), peers.svids(), peers.federation());
+        publish.send_modify(|state| {
+            let mut next = ClusterState::clone(state);
+            let now = Timestamp::now();
+            note(&mut next.control, &config.name, "control plane", mesh.as_ref().err(), now);
+            let identity = svids.as_ref().err().or(federation.as_ref().err());
+            note(&mut next.identity, &config.name, "identity server", identity, now);
+            next.mesh = mesh.ok().or(next.mesh);
+            next.svids = svids.ok().or(next.svids);
+            next.federation = federation.ok().or(next.federation);
+            *state = Arc::new(next);
+        });
+    }
+}
+
+/// Waits for an SVID of the cluster's trust domain; meanwhile the cluster shows as unreachable.
+async fn connect(
+    config: &ClusterConfig,
+    publish: &watch::Sender<Arc<ClusterState>>,
+    cancel: &CancellationToken,
+) -> Peers {
+    loop {
+        let connecting = Peers::connect(config, cancel);
+        tokio::pin!(connecting);
+        let cause = loop {
+            match tokio::time::timeout(DEADLINE, connecting.as_mut()).await {
+                Ok(Ok(peers)) => return peers,
+                Ok(Err(cause)) => break cause,
+                Err(_) => unreachable_both(publish, &format!("no SVID from {} yet", config.workload_api)),
             }
-        }
-        if let Some(peers) = &peers {
-            let (mesh, svids, federation) = tokio::join!(peers.mesh(), peers.svids(), peers.federation());
-            publish.send_modify(|state| {
-                let mut next = ClusterState::clone(state);
-                let now = Timestamp::now();
-                note(&mut next.control, &config.name, "control plane", mesh.as_ref().err(), now);
-                let identity = svids.as_ref().err().or(federation.as_ref().err());
-                note(&mut next.identity, &config.name, "identity server", identity, now);
-                next.mesh = mesh.ok().or(next.mesh);
-                next.svids = svids.ok().or(next.svids);
-                next.federation = federation.ok().or(next.federation);
-                *state = Arc::new(next);
-            });
-        }
+        };
+        unreachable_both(publish, &cause);
+        tokio::time::sleep(INTERVAL).await;
     }
 }
 

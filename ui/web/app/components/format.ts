@@ -30,6 +30,11 @@ export function formatMoment(time: string): string {
   return time.replace("T", " ").replace("Z", " UTC");
 }
 
+/** "2026-11-22 20:49:42 UTC": for what need not be told to the microsecond. */
+export function formatSecond(time: string): string {
+  return formatMoment(time.replace(/\.\d+/, ""));
+}
+
 /** "4 min", "3 h 12 min", "2 d": a length of time with at most two units. */
 export function formatSpan(seconds: number): string {
   const s = Math.max(0, Math.round(seconds));
@@ -93,7 +98,7 @@ export function parseService(service: string): Identity | undefined {
 /** "http:GET" as people write it. */
 export function formatAction(action: string): string {
   const [kind, rest] = action.split(":");
-  if (kind === "http" && rest) {
+  if (kind === "http" && rest && rest === rest.toUpperCase()) {
     return rest;
   }
   switch (action) {
@@ -103,6 +108,8 @@ export function formatAction(action: string): string {
       return "TCP";
     case "gateway:forward":
       return "gateway";
+    case "http:parse":
+      return "HTTP";
     case "tls:handshake":
       return "TLS handshake";
     default:

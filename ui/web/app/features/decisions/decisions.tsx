@@ -83,7 +83,7 @@ function StreamState(props: { decisions: Decisions; paused: boolean; held: boole
     state = <Status tone="allow">Live</Status>;
   }
   return (
-    <span className="stream-state" role="status" data-testid="stream-state">
+    <span className="stream-state" data-testid="stream-state">
       {state}
     </span>
   );

@@ -24,7 +24,7 @@ describe("the headline", () => {
   });
 
   it("says what is unreachable, and since when", () => {
-    const gone = { status: "unreachable", since: "2026-11-22T12:00:05Z" } as const;
+    const gone = { status: "unreachable", since: "2026-11-22T12:00:05.538679Z" } as const;
     const health = judge(samplePosture({ clusters: [sampleCluster({ control: gone })] }));
     expect(health.tone).toBe("warn");
     expect(health.concerns[0]?.text).toBe("east: control plane unreachable since 2026-11-22 12:00:05 UTC");

@@ -1,7 +1,7 @@
 // The one sentence at the top of the page, and what keeps it from being good news.
 
 import type { ClusterPosture, Posture, Reach } from "../../api/client";
-import { formatCount, formatMoment, shortCommit } from "../../components/format";
+import { formatCount, formatSecond, shortCommit } from "../../components/format";
 import type { Tone } from "../../components/ui";
 
 export interface Concern {
@@ -47,7 +47,7 @@ export function judge(posture: Posture): Health {
 
 function storeConcerns({ store }: Posture): Concern[] {
   return store.status === "unreachable"
-    ? [{ tone: "deny", text: `The audit database is unreachable since ${formatMoment(store.since)}` }]
+    ? [{ tone: "deny", text: `The audit database is unreachable since ${formatSecond(store.since)}` }]
     : [];
 }
 
@@ -57,7 +57,7 @@ function clusterConcerns(cluster: ClusterPosture): Concern[] {
     if (reach.status === "unreachable") {
       concerns.push({
         tone: "deny",
-        text: `${cluster.name}: ${part} unreachable since ${formatMoment(reach.since)}`,
+        text: `${cluster.name}: ${part} unreachable since ${formatSecond(reach.since)}`,
       });
     }
   };
