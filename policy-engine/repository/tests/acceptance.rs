@@ -203,9 +203,8 @@ fn refuses_hostile_trees_within_bounds() {
 
     let git = Git::new();
     let head = git.commit("alice", Some("alice"));
-    git.git(&["update-index", "--add", "--cacheinfo", &format!("160000,{head},policies/sub")]);
-    git.git(&["update-index", "--refresh"]);
     std::fs::create_dir_all(git.root.join("policies/sub")).unwrap();
+    git.git(&["update-index", "--add", "--cacheinfo", &format!("160000,{head},policies/sub")]);
     git.commit("alice", Some("alice"));
     assert_eq!(git.refused(None).0, "submodule");
 

@@ -1,0 +1,508 @@
+//! The engine against Cedar's own `Authorizer` over the whole set, on random policies and requests.
+//!
+//! Policies are drawn over few names, so that scopes, hierarchies and conditions hit often; some of them err. The
+//! reference knows neither index nor slice nor cache nor the narrowed context: it gets every policy, every entity and
+//! the full context, built here from the schema's documentation.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
+
+use cedar_policy::{
+    AuthorizationError, Authorizer, Context, Decision as Cedar, Entities, Entity, EntityUid, Policy, PolicyId,
+    PolicySet, RestrictedExpression as Expr,
+};
+use proptest::prelude::*;
+use proptest::sample::select;
+use signet_policy::{Action, Bundle, BundleSource, Decision, Effect, Net, Principal, Reason, Request};
+
+const SETTINGS: &str = "version: 1
+defaults: {env: staging, data_class: confidential}
+teams: {red: {workloads: [a.b/n/x]}, blue: {workloads: [a.b/n/x, 'spiffe://a.b/signet/gateway']}}
+workloads: {a.b/n/y: {env: dev, tags: {tier: gold}}}
+services:
+  a.b/n/s: {env: prod, data_class: restricted, teams: [red], tags: {tier: gold}}
+  a.b/n/r: {routes: ['GET /p/{id}', 'POST /p', 'pkg.S/M']}
+";
+
+const PRINCIPALS: [&str; 7] = [
+    "spiffe://a.b/ns/n/sa/x",
+    "spiffe://a.b/ns/n/sa/y",
+    "spiffe://a.b/ns/m/sa/x",
+    "spiffe://c.d/ns/n/sa/x",
+    "spiffe://a.b/signet/gateway",
+    "spiffe://a.b/ns/n/proxy/x",
+    "",
+];
+const SERVICES: [&str; 4] = ["a.b/n/s", "a.b/n/r", "a.b/m/t", "c.d/n/s"];
+
+// ---- policies ----
+
+fn scope(word: &'static str, kinds: &'static [&'static str], uids: &'static [&'static str]) -> BoxedStrategy<String> {
+    prop_oneof![
+        3 => Just(word.to_owned()),
+        1 => select(kinds).prop_map(move |k| format!("{word} is {k}")),
+        3 => select(uids).prop_map(move |u| format!("{word} == {u}")),
+        4 => select(uids).prop_map(move |u| format!("{word} in {u}")),
+        1 => (select(kinds), select(uids)).prop_map(move |(k, u)| format!("{word} is {k} in {u}")),
+    ]
+    .boxed()
+}
+
+fn conditions() -> BoxedStrategy<String> {
+    // Conditions that hold under every action's context and for both kinds of resource, and some that err.
+    let atom = select(
+        &[
+            "context.net.dst_port == 80",
+            "context.net.src_cluster == \"a.b\"",
+            "context.net.src_cluster == context.net.dst_cluster",
+            "context.net.src_ip.isInRange(ip(\"10.0.0.0/8\"))",
+            "context.net.src_ip.isIpv6()",
+            "context.clock.minute_of_day < 720",
+            "context.clock.weekday > 5",
+            "context.clock.now < datetime(\"2000-01-01\")",
+            "context has jwt",
+            "context has break_glass.ticket",
+            "resource.data_class == Mesh::DataClass::\"restricted\"",
+            "resource in Mesh::Namespace::\"a.b/n\"",
+            "principal in Mesh::Team::\"blue\"",
+            "principal in Mesh::TrustDomain::\"a.b\"",
+            "principal is Mesh::Workload && principal.env == Mesh::Env::\"dev\"",
+            "principal is Mesh::Workload && principal.namespace == \"n\"",
+            "principal is Mesh::Workload && principal.hasTag(\"tier\") && principal.getTag(\"tier\") == \"gold\"",
+            // Overflows, which is an evaluation error that validation does not see.
+            "(context.net.dst_port + 9223372036854775807) > 0",
+            "(if context.net.dst_port == 443 then 9223372036854775807 + context.net.dst_port else 0) == 0",
+        ][..],
+    );
+    let clause =
+        (select(&["when", "unless"][..]), proptest::collection::vec(atom, 1..3), select(&[" && ", " || "][..]))
+            .prop_map(|(word, atoms, joint)| {
+                let atoms: Vec<String> = atoms.iter().map(|a| format!("({a})")).collect();
+                format!("{word} {{ {} }}", atoms.join(joint))
+            });
+    prop_oneof![2 => Just(String::new()), 3 => clause].boxed()
+}
+
+fn policy() -> BoxedStrategy<(bool, bool, String)> {
+    let principals = scope(
+        "principal",
+        &["Mesh::Workload", "Mesh::Unauthenticated"],
+        &[
+            "Mesh::Workload::\"spiffe://a.b/ns/n/sa/x\"",
+            "Mesh::Workload::\"spiffe://a.b/signet/gateway\"",
+            "Mesh::ServiceAccount::\"a.b/n/x\"",
+            "Mesh::Namespace::\"a.b/n\"",
+            "Mesh::Cluster::\"a.b\"",
+            "Mesh::TrustDomain::\"a.b\"",
+            "Mesh::TrustDomain::\"c.d\"",
+            "Mesh::Team::\"red\"",
+        ],
+    );
+    let resources = scope(
+        "resource",
+        &["Mesh::Service", "Mesh::Route"],
+        &[
+            "Mesh::Service::\"a.b/n/s\"",
+            "Mesh::Service::\"a.b/n/r\"",
+            "Mesh::Route::\"a.b/n/r#GET /p/{id}\"",
+            "Mesh::Namespace::\"a.b/n\"",
+            "Mesh::TrustDomain::\"c.d\"",
+            "Mesh::Team::\"red\"",
+        ],
+    );
+    let actions = select(
+        &[
+            "action",
+            "action",
+            "action in [Mesh::Action::\"read\"]",
+            "action in Mesh::Action::\"write\"",
+            "action == Mesh::Action::\"http:GET\"",
+            "action == Mesh::Action::\"grpc:call\"",
+            "action in [Mesh::Action::\"read\", Mesh::Action::\"http:GET\", Mesh::Action::\"tcp:connect\"]",
+            "action == Mesh::Action::\"gateway:forward\"",
+        ][..],
+    );
+    let effect = prop_oneof![3 => Just("permit"), 1 => Just("forbid")];
+    (effect, prop::bool::weighted(0.2), principals, actions, resources, conditions())
+        .prop_map(|(effect, shadow, p, a, r, c)| (effect == "forbid", shadow, format!("{effect}({p}, {a}, {r}) {c};")))
+        .boxed()
+}
+
+// ---- requests ----
+
+#[derive(Clone, Debug)]
+struct Asked {
+    principal: &'static str,
+    service: &'static str,
+    action: usize,
+    path: &'static str,
+    ip: IpAddr,
+    port: u16,
+    src_cluster: &'static str,
+    time_us: i64,
+}
+
+const ACTIONS: [&str; 7] = ["GET", "HEAD", "POST", "BREW", "grpc", "tcp", "gateway"];
+
+fn asked() -> impl Strategy<Value = Asked> {
+    let ips = ["10.1.2.3", "192.168.0.1", "::1"].map(|ip| ip.parse().unwrap());
+    (
+        select(&PRINCIPALS[..]),
+        select(&SERVICES[..]),
+        0..ACTIONS.len(),
+        select(&["/p/1", "/p", "/other"][..]),
+        select(ips.to_vec()),
+        select(&[80u16, 443][..]),
+        select(&["a.b", "c.d"][..]),
+        0i64..4_000_000_000_000_000,
+    )
+        .prop_map(|(principal, service, action, path, ip, port, src_cluster, time_us)| Asked {
+            principal,
+            service,
+            action,
+            path,
+            ip,
+            port,
+            src_cluster,
+            time_us,
+        })
+}
+
+impl Asked {
+    fn request(&self) -> Request<'_> {
+        Request {
+            principal: if self.principal.is_empty() {
+                Principal::Unauthenticated
+            } else {
+                Principal::Workload(self.principal)
+            },
+            service: self.service,
+            action: match ACTIONS[self.action] {
+                "grpc" => Action::Grpc { service: "pkg.S", method: if self.path == "/p" { "M" } else { "Other" } },
+                "tcp" => Action::TcpConnect { sni: None },
+                "gateway" => Action::GatewayForward { sni: Some("x") },
+                method => Action::Http { method, path: self.path, host: "h" },
+            },
+            net: Net { src_ip: self.ip, src_cluster: self.src_cluster, dst_cluster: "a.b", dst_port: self.port },
+            time_us: self.time_us,
+        }
+    }
+
+    /// The declared route that `a.b/n/r` answers with; `None` in the inner option when there is none.
+    fn route(&self) -> Option<Option<&'static str>> {
+        if self.service != "a.b/n/r" || matches!(ACTIONS[self.action], "tcp" | "gateway") {
+            return None;
+        }
+        Some(match (ACTIONS[self.action], self.path) {
+            ("GET" | "HEAD", "/p/1") => Some("GET /p/{id}"),
+            ("POST", "/p") => Some("POST /p"),
+            ("grpc", "/p") => Some("pkg.S/M"),
+            _ => None,
+        })
+    }
+}
+
+// ---- the reference ----
+
+fn uid(text: &str) -> EntityUid {
+    text.parse().unwrap()
+}
+
+fn entity(id: &str, attributes: &[(&str, Expr)], tags: &[(&str, &str)], parents: &[String]) -> Entity {
+    let attributes: HashMap<String, Expr> = attributes.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect();
+    let tags = tags.iter().map(|(k, v)| ((*k).to_owned(), Expr::new_string((*v).to_owned())));
+    let parents: HashSet<EntityUid> = parents.iter().map(|p| uid(p)).collect();
+    Entity::new_with_tags(uid(id), attributes, parents, tags).unwrap()
+}
+
+/// Every entity of the small world above, written out.
+fn world() -> Entities {
+    let text = |s: &str| Expr::new_string(s.to_owned());
+    let reference = |s: &str| Expr::new_entity_uid(uid(s));
+    let mut all = vec![
+        entity("Mesh::Team::\"red\"", &[], &[], &[]),
+        entity("Mesh::Team::\"blue\"", &[], &[], &[]),
+        entity("Mesh::Unauthenticated::\"plaintext\"", &[], &[], &[]),
+    ];
+    for td in ["a.b", "c.d"] {
+        all.push(entity(&format!("Mesh::TrustDomain::\"{td}\""), &[], &[], &[]));
+        all.push(entity(&format!("Mesh::Cluster::\"{td}\""), &[], &[], &[format!("Mesh::TrustDomain::\"{td}\"")]));
+        for ns in ["n", "m"] {
+            all.push(entity(
+                &format!("Mesh::Namespace::\"{td}/{ns}\""),
+                &[],
+                &[],
+                &[format!("Mesh::Cluster::\"{td}\"")],
+            ));
+        }
+    }
+    for (td, ns, sa, env, teams) in [
+        ("a.b", "n", "x", "staging", &["red", "blue"][..]),
+        ("a.b", "n", "y", "dev", &[]),
+        ("a.b", "m", "x", "staging", &[]),
+        ("c.d", "n", "x", "staging", &[]),
+    ] {
+        let account = format!("Mesh::ServiceAccount::\"{td}/{ns}/{sa}\"");
+        all.push(entity(&account, &[], &[], &[format!("Mesh::Namespace::\"{td}/{ns}\"")]));
+        let mut parents: Vec<String> = teams.iter().map(|t| format!("Mesh::Team::\"{t}\"")).collect();
+        parents.push(account);
+        let attributes = [
+            ("trust_domain", text(td)),
+            ("cluster", text(td)),
+            ("namespace", text(ns)),
+            ("service_account", text(sa)),
+            ("env", reference(&format!("Mesh::Env::\"{env}\""))),
+        ];
+        let tags: &[(&str, &str)] = if sa == "y" { &[("tier", "gold")] } else { &[] };
+        all.push(entity(&format!("Mesh::Workload::\"spiffe://{td}/ns/{ns}/sa/{sa}\""), &attributes, tags, &parents));
+    }
+    let bare = [
+        ("trust_domain", text("a.b")),
+        ("cluster", text("a.b")),
+        ("namespace", text("")),
+        ("service_account", text("")),
+        ("env", reference("Mesh::Env::\"staging\"")),
+    ];
+    all.push(entity(
+        "Mesh::Workload::\"spiffe://a.b/signet/gateway\"",
+        &bare,
+        &[],
+        &["Mesh::Team::\"blue\"".to_owned()],
+    ));
+    all.push(entity("Mesh::Workload::\"spiffe://a.b/ns/n/proxy/x\"", &bare, &[], &[]));
+    for (service, ns, env, class, team) in [
+        ("a.b/n/s", "n", "prod", "restricted", true),
+        ("a.b/n/r", "n", "staging", "confidential", false),
+        ("a.b/m/t", "m", "staging", "confidential", false),
+        ("c.d/n/s", "n", "staging", "confidential", false),
+    ] {
+        let class = reference(&format!("Mesh::DataClass::\"{class}\""));
+        let attributes = [
+            ("namespace", text(ns)),
+            ("env", reference(&format!("Mesh::Env::\"{env}\""))),
+            ("data_class", class.clone()),
+        ];
+        let mut parents = vec![format!("Mesh::Namespace::\"{}\"", service.rsplit_once('/').unwrap().0)];
+        parents.extend(team.then(|| "Mesh::Team::\"red\"".to_owned()));
+        let tags: &[(&str, &str)] = if team { &[("tier", "gold")] } else { &[] };
+        all.push(entity(&format!("Mesh::Service::\"{service}\""), &attributes, tags, &parents));
+        if service == "a.b/n/r" {
+            for template in ["GET /p/{id}", "POST /p", "pkg.S/M"] {
+                let attributes = [("data_class", class.clone()), ("template", text(template))];
+                let parent = [format!("Mesh::Service::\"{service}\"")];
+                all.push(entity(&format!("Mesh::Route::\"{service}#{template}\""), &attributes, &[], &parent));
+            }
+        }
+    }
+    let schema: cedar_policy::Schema = signet_policy::schema_text().parse().unwrap();
+    Entities::from_entities(all, Some(&schema)).unwrap()
+}
+
+fn full_context(asked: &Asked) -> Context {
+    let text = |s: &str| Expr::new_string(s.to_owned());
+    let minutes = asked.time_us / 60_000_000;
+    let now = datetime(asked.time_us);
+    let net = Expr::new_record([
+        ("src_ip".to_owned(), Expr::new_ip(asked.ip.to_string())),
+        ("src_cluster".to_owned(), text(asked.src_cluster)),
+        ("dst_cluster".to_owned(), text("a.b")),
+        ("dst_port".to_owned(), Expr::new_long(i64::from(asked.port))),
+    ]);
+    let clock = Expr::new_record([
+        ("now".to_owned(), now),
+        ("minute_of_day".to_owned(), Expr::new_long(minutes % 1440)),
+        ("weekday".to_owned(), Expr::new_long((minutes / 1440 + 3) % 7 + 1)),
+    ]);
+    let mut pairs = vec![("net".to_owned(), net.unwrap()), ("clock".to_owned(), clock.unwrap())];
+    match ACTIONS[asked.action] {
+        "grpc" => pairs.extend([("service".to_owned(), text("pkg.S")), ("method".to_owned(), text("M"))]),
+        "tcp" => {}
+        "gateway" => pairs.push(("sni".to_owned(), text("x"))),
+        method => pairs.extend([
+            ("method".to_owned(), text(method)),
+            ("path".to_owned(), text(asked.path)),
+            ("host".to_owned(), text("h")),
+        ]),
+    }
+    Context::from_pairs(pairs).unwrap()
+}
+
+/// Cedar's own arithmetic instead of a calendar: the epoch and an offset.
+fn datetime(time_us: i64) -> Expr {
+    format!("datetime(\"1970-01-01\").offset(duration(\"{}ms\"))", time_us / 1000).parse().unwrap()
+}
+
+/// Effect, determining ids and reason by the rules: Cedar's answer, and an erring forbid denies.
+fn reference(asked: &Asked, policies: &[(String, bool)], world: &Entities) -> (Effect, BTreeSet<String>, Reason) {
+    let mut set = PolicySet::new();
+    for (n, (text, _)) in policies.iter().enumerate() {
+        set.add(Policy::parse(Some(PolicyId::new(text_id(text, n))), text).unwrap()).unwrap();
+    }
+    let principal = match asked.principal {
+        "" => "Mesh::Unauthenticated::\"plaintext\"".to_owned(),
+        id => format!("Mesh::Workload::\"{id}\""),
+    };
+    let action = match ACTIONS[asked.action] {
+        "grpc" => "grpc:call".to_owned(),
+        "tcp" => "tcp:connect".to_owned(),
+        "gateway" => "gateway:forward".to_owned(),
+        "BREW" => "http:OTHER".to_owned(),
+        method => format!("http:{method}"),
+    };
+    let resource = match asked.route() {
+        Some(Some(template)) => format!("Mesh::Route::\"{}#{template}\"", asked.service),
+        _ => format!("Mesh::Service::\"{}\"", asked.service),
+    };
+    let action = uid(&format!("Mesh::Action::\"{action}\""));
+    let request =
+        cedar_policy::Request::new(uid(&principal), action, uid(&resource), full_context(asked), None).unwrap();
+    let response = Authorizer::new().is_authorized(&request, &set, world);
+    let reasons: BTreeSet<String> = response.diagnostics().reason().map(ToString::to_string).collect();
+    let forbids: HashMap<String, bool> =
+        policies.iter().enumerate().map(|(n, (text, forbid))| (text_id(text, n), *forbid)).collect();
+    let erring: BTreeSet<String> = response
+        .diagnostics()
+        .errors()
+        .map(|AuthorizationError::PolicyEvaluationError(e)| e.policy_id().to_string())
+        .filter(|id| forbids[id])
+        .collect();
+    match response.decision() {
+        Cedar::Deny if !reasons.is_empty() => (Effect::Deny, reasons, Reason::Forbidden),
+        _ if !erring.is_empty() => (Effect::Deny, erring, Reason::PolicyError),
+        Cedar::Allow => (Effect::Allow, reasons, Reason::Permitted),
+        Cedar::Deny => (Effect::Deny, reasons, Reason::NoPermit),
+    }
+}
+
+/// The `@id` that the text carries.
+fn text_id(text: &str, fallback: usize) -> String {
+    text.split('"').nth(1).map_or_else(|| fallback.to_string(), str::to_owned)
+}
+
+fn compile(policies: &[(bool, bool, String)]) -> (Bundle, Vec<(bool, String, bool)>) {
+    let mut kept = Vec::new();
+    let mut all = String::new();
+    for (n, (forbid, shadow, text)) in policies.iter().enumerate() {
+        let text = format!("@id(\"p{n}\") {} {text}\n", if *shadow { "@mode(\"shadow\")" } else { "" });
+        all.push_str(&text);
+        kept.push((*shadow, text, *forbid));
+    }
+    let files =
+        BTreeMap::from([("signet.yaml".to_owned(), SETTINGS.to_owned()), ("policies/all.cedar".to_owned(), all)]);
+    let bundle = Bundle::compile(&BundleSource { commit: "c".into(), signer: "s".into(), files });
+    (bundle.unwrap_or_else(|problems| panic!("{problems:#?}")), kept)
+}
+
+fn answer(decision: &Decision) -> (Effect, BTreeSet<String>, Reason) {
+    (decision.effect, decision.policies.iter().map(|p| p.to_string()).collect(), decision.reason)
+}
+
+/// Drops policies that strict validation refuses (an impossible scope, for example): they never reach a bundle.
+fn valid(policies: Vec<(bool, bool, String)>) -> Vec<(bool, bool, String)> {
+    use std::sync::LazyLock;
+    static VALIDATOR: LazyLock<cedar_policy::Validator> =
+        LazyLock::new(|| cedar_policy::Validator::new(signet_policy::schema_text().parse().unwrap()));
+    let is_valid = |text: &str| {
+        let set: PolicySet = text.parse().unwrap();
+        VALIDATOR.validate(&set, cedar_policy::ValidationMode::Strict).validation_passed()
+    };
+    policies.into_iter().filter(|(_, _, text)| is_valid(text)).collect()
+}
+
+#[test]
+fn decisions_equal_cedar_over_the_whole_set() {
+    let world = world();
+    let cases = std::env::var("SIGNET_DIFFERENTIAL_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(250);
+    let mut seen: BTreeMap<&'static str, usize> = BTreeMap::new();
+    let counts = std::sync::Mutex::new(&mut seen);
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        cases,
+        failure_persistence: None,
+        max_shrink_iters: 200,
+        ..ProptestConfig::default()
+    });
+    let strategy = (proptest::collection::vec(policy(), 1..14), proptest::collection::vec(asked(), 20));
+    let outcome = runner.run(&strategy, |(policies, requests)| {
+        let (bundle, kept) = compile(&valid(policies));
+        let texts = |with_shadow: bool| -> Vec<(String, bool)> {
+            kept.iter().filter(|(shadow, ..)| with_shadow || !shadow).map(|(_, t, f)| (t.clone(), *f)).collect()
+        };
+        let (enforced, all) = (texts(false), texts(true));
+        for asked in &requests {
+            let decision = bundle.decide(&asked.request());
+            if asked.route() == Some(None) {
+                prop_assert_eq!(decision.reason, Reason::UnknownRoute);
+                continue;
+            }
+            let want = reference(asked, &enforced, &world);
+            prop_assert_eq!(answer(&decision), want.clone());
+            let with_shadow = reference(asked, &all, &world);
+            let shadow = decision
+                .shadow
+                .as_ref()
+                .map(|s| (s.effect, s.policies.iter().map(|p| p.to_string()).collect(), s.reason));
+            let differs = (with_shadow.0, &with_shadow.1) != (want.0, &want.1);
+            prop_assert_eq!(shadow, differs.then_some(with_shadow));
+            // Once more, now from the cache.
+            prop_assert_eq!(bundle.decide(&asked.request()), decision.clone());
+            *counts.lock().unwrap().entry(decision.reason.as_str()).or_default() += 1;
+            if decision.reads_context {
+                *counts.lock().unwrap().entry("reads_context").or_default() += 1;
+            }
+        }
+        Ok(())
+    });
+    outcome.unwrap();
+    // The generator has to reach every kind of answer, or the test proves little.
+    for kind in ["permitted", "forbidden", "no_permit", "policy_error", "reads_context"] {
+        assert!(seen.get(kind).is_some_and(|n| *n > 20), "{kind}: {seen:?}");
+    }
+}
+
+/// Prints what decisions cost: `cargo test -p signet-policy --test differential -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement, not a check"]
+fn cost_of_a_decision() {
+    let text = |n: usize, when: &str| {
+        let principal = format!("Mesh::Workload::\"spiffe://a.b/ns/n/sa/w{n}\"");
+        format!(
+            "permit(principal == {principal}, action == Mesh::Action::\"http:GET\", resource in Mesh::Service::\"a.b/n/s\") {when};"
+        )
+    };
+    for (name, when) in [
+        ("no context", ""),
+        ("reads path", "when { context.path like \"/p/*\" }"),
+        (
+            "reads address and clock",
+            "when { context.net.src_ip.isIpv4() && context.clock.now > datetime(\"1970-01-01\") }",
+        ),
+    ] {
+        for size in [10, 1_000, 10_000] {
+            let policies: Vec<_> = (0..size).map(|n| (false, false, text(n, when))).collect();
+            let started = std::time::Instant::now();
+            let (bundle, _) = compile(&policies);
+            let loaded = started.elapsed();
+            let asked = Asked {
+                principal: "spiffe://a.b/ns/n/sa/w7",
+                service: "a.b/n/s",
+                action: 0,
+                path: "/p/1",
+                ip: "10.0.0.1".parse().unwrap(),
+                port: 80,
+                src_cluster: "a.b",
+                time_us: 1_000_000,
+            };
+            assert!(bundle.decide(&asked.request()).is_allowed());
+            let rounds = 20_000;
+            let started = std::time::Instant::now();
+            for _ in 0..rounds {
+                std::hint::black_box(bundle.decide(&asked.request()));
+            }
+            println!(
+                "{name}, {size} policies: {} ns a decision, loaded in {loaded:?}",
+                started.elapsed().as_nanos() / rounds
+            );
+        }
+    }
+}
