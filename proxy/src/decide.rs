@@ -62,6 +62,8 @@ pub struct Enforcer {
     /// Counts what may change a decision on an open connection: bundle, snapshot, trust bundles.
     changes: watch::Sender<u64>,
     epoch: AtomicU64,
+    /// Counts changes of the trust bundles alone.
+    trust_epoch: AtomicU64,
 }
 
 impl Enforcer {
@@ -75,6 +77,7 @@ impl Enforcer {
             metrics,
             changes: watch::channel(0).0,
             epoch: AtomicU64::new(0),
+            trust_epoch: AtomicU64::new(0),
         })
     }
 
@@ -105,6 +108,7 @@ impl Enforcer {
                     if old.bundles == new.bundles {
                         continue; // An SVID was renewed: new handshakes use it, nothing else changes.
                     }
+                    self.trust_epoch.fetch_add(1, Ordering::AcqRel);
                 }
                 else => return,
             }
@@ -150,6 +154,12 @@ impl Enforcer {
             Err(e) if e.refusal == Refusal::Expired => Serves::No(reason::PEER_EXPIRED),
             Err(_) => Serves::No(reason::TRUST_WITHDRAWN),
         }
+    }
+
+    /// Differs from an earlier value when the trust bundles changed; verifying a chain again costs signatures.
+    #[must_use]
+    pub fn trust_epoch(&self) -> u64 {
+        self.trust_epoch.load(Ordering::Acquire)
     }
 
     /// Whether decisions can be made and recorded at all.

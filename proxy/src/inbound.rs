@@ -144,7 +144,7 @@ impl Inbound {
     }
 
     async fn plain(self: Arc<Self>, stream: TcpStream, address: SocketAddr, first: FirstBytes, received: Instant) {
-        self.shared.metrics.plaintext_calls.inc();
+        self.shared.metrics.plaintext_connections.inc();
         let peer = Arc::new(Peer {
             id: None,
             address: Some(address),
@@ -211,7 +211,7 @@ impl Inbound {
     }
 
     /// Whether the listener still serves what an open call was opened for, to a peer that is still trusted.
-    fn serves(&self, asked: &Asked) -> Serves {
+    fn serves(&self, asked: &Asked, trust: Serves) -> Serves {
         let port = self.port.load();
         let Some(port) = port.as_ref() else { return Serves::No(reason::UNKNOWN_SERVICE) };
         if !port.services.iter().any(|s| s.service == asked.service) {
@@ -228,7 +228,28 @@ impl Inbound {
         if asked.peer.id.is_none() && !port.permissive {
             return Serves::No(reason::STRICT_PORT);
         }
-        self.enforcer.trusts(&asked.peer)
+        trust
+    }
+}
+
+/// Whether a connection's peer is still trusted; its chain is verified again only when that can have changed.
+#[derive(Default)]
+struct Trust {
+    seen: Option<(u64, Serves)>,
+}
+
+impl Trust {
+    /// `ended`: the peer's certificate may have ended since the last look.
+    fn look(&mut self, enforcer: &Enforcer, peer: &Peer, ended: bool) -> Serves {
+        let epoch = enforcer.trust_epoch();
+        match self.seen {
+            Some((seen, trust)) if seen == epoch && !ended => trust,
+            _ => {
+                let trust = enforcer.trusts(peer);
+                self.seen = Some((epoch, trust));
+                trust
+            }
+        }
     }
 }
 

@@ -65,7 +65,7 @@ pub struct Metrics {
     unrecorded: Counter,
     decision_latency: Histogram,
     refusals: Family<CauseLabels, Counter>,
-    pub plaintext_calls: Counter,
+    pub plaintext_connections: Counter,
     pub pool_opened: Counter,
     pub pool_reused: Counter,
     pub pool_retried: Counter,
@@ -122,7 +122,7 @@ impl Metrics {
             unrecorded: Counter::default(),
             decision_latency: latency_histogram(),
             refusals: Family::default(),
-            plaintext_calls: Counter::default(),
+            plaintext_connections: Counter::default(),
             pool_opened: pooled("opened"),
             pool_reused: pooled("reused"),
             pool_retried: pooled("retried"),
@@ -148,9 +148,9 @@ impl Metrics {
             metrics.refusals.clone(),
         );
         registry.register(
-            "signet_proxy_plaintext_calls",
-            "Calls admitted without mTLS on permissive ports",
-            metrics.plaintext_calls.clone(),
+            "signet_proxy_plaintext_connections",
+            "Connections admitted without mTLS on permissive ports",
+            metrics.plaintext_connections.clone(),
         );
         registry.register(
             "signet_proxy_closed_by_policy",

@@ -90,10 +90,8 @@ impl Outbound {
 
     async fn connection(self: Arc<Self>, stream: TcpStream, address: SocketAddr) {
         let peer = Arc::new(self.own(address));
-        let Some(version) = detect::on_socket(&stream).await else {
-            self.refusals.refused(address, "no_request", "http:parse", "", None, "none");
-            return;
-        };
+        // Someone who connects and says nothing (a port check) asked for nothing: there is nothing to refuse or record.
+        let Some(version) = detect::on_socket(&stream).await else { return };
         let client = Arc::new(http::Client { outbound: self, peer, address, fixed: None });
         client.serve(stream, version).await;
     }

@@ -12,10 +12,10 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::{debug, info_span};
 
-use super::{Inbound, Port};
+use super::{Inbound, Port, Trust};
 use crate::answer::{self, Form};
 use crate::body::Body;
-use crate::decide::{ActionOwned, Asked, Peer, Verdict, grpc_parts, reason};
+use crate::decide::{ActionOwned, Asked, Peer, Serves, Verdict, grpc_parts, reason};
 use crate::detect::HttpVersion;
 use crate::headers::{self, HeadError};
 use crate::open::{OpenCalls, OpenGuard};
@@ -72,6 +72,7 @@ impl Connection {
         // A certificate is valid through the whole second that it names.
         let ends_us = self.peer.not_after.map(|s| s.saturating_add(1).saturating_mul(1_000_000));
         let mut expired = false;
+        let mut trust = Trust::default();
         let drain = self.inbound.stop.drain.clone();
         let mut signals = Signals::new(enforcer.changes(), drain, Some(Arc::clone(&self.open)), ends_us);
         loop {
@@ -97,9 +98,10 @@ impl Connection {
                 }
                 Signal::Due | Signal::Changed => {}
             }
-            let closed = self.open.decide_again(enforcer, |asked| self.inbound.serves(asked)).await;
+            let trusted = trust.look(enforcer, &self.peer, signal == Signal::Due);
+            let closed = self.open.decide_again(enforcer, |asked| self.inbound.serves(asked, trusted)).await;
             self.inbound.shared.metrics.closed_by_policy.inc_by(closed as u64);
-            if self.peer.id.is_some() && enforcer.trusts(&self.peer) != crate::decide::Serves::Yes {
+            if trusted != Serves::Yes {
                 connection.as_mut().end();
             }
         }
@@ -187,7 +189,8 @@ impl Connection {
         let guard = self.open.open(asked, verdict);
         if self.inbound.enforcer.epoch() != epoch {
             // Something changed between deciding and registering: nobody else will look at this call.
-            self.open.decide_again(&self.inbound.enforcer, |asked| self.inbound.serves(asked)).await;
+            let trust = self.inbound.enforcer.trusts(&self.peer);
+            self.open.decide_again(&self.inbound.enforcer, |asked| self.inbound.serves(asked, trust)).await;
         }
         headers::strip(&mut parts.headers);
         if let Some(source) = &self.source {

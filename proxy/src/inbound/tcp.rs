@@ -6,7 +6,7 @@ use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tracing::debug;
 
-use super::{Inbound, Port};
+use super::{Inbound, Port, Trust};
 use crate::decide::{ActionOwned, Again, Asked, Peer, Verdict};
 use crate::serve::{Signal, Signals};
 use crate::snapshot::Protocol;
@@ -38,6 +38,7 @@ where
     let mut due_us = due(&asked, verdict.expires_at_us);
     // Draining leaves TCP connections alone until the deadline: their end is the application's.
     let mut signals = Signals::new(changes, inbound.stop.drain.clone(), None, due_us);
+    let mut trust = Trust::default();
     let closed = {
         let relay = tcp::relay(&mut stream, &mut app);
         tokio::pin!(relay);
@@ -55,7 +56,8 @@ where
                     if signal == Signal::Drain {
                         continue;
                     }
-                    let serves = inbound.serves(&asked);
+                    let trusted = trust.look(&inbound.enforcer, &asked.peer, signal == Signal::Due);
+                    let serves = inbound.serves(&asked, trusted);
                     match inbound.enforcer.decide_again(&asked.call(), verdict.decision_id, serves).await {
                         Again::Closed(_) => break true,
                         Again::GoesOn { expires_at_us } => due_us = due(&asked, expires_at_us),

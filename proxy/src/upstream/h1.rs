@@ -1,5 +1,7 @@
 //! HTTP/1.1 connections, kept while idle, newest first.
 
+use std::error::Error as _;
+use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -108,9 +110,7 @@ pub(super) async fn send(
                 request = match (error.take_message(), spare) {
                     (Some(unsent), _) => unsent,
                     // The connection had been closed by the other side while it was idle.
-                    (None, Some(spare)) if error.error().is_incomplete_message() || error.error().is_canceled() => {
-                        spare
-                    }
+                    (None, Some(spare)) if went_away(error.error()) => spare,
                     _ => {
                         return Err(Failure {
                             error: UpstreamError::Broken { address: upstream.address(), source: error.into_error() },
@@ -140,6 +140,23 @@ pub(super) async fn send(
             })
         }
     }
+}
+
+/// The other side ended the connection without an answer.
+fn went_away(error: &hyper::Error) -> bool {
+    let reset = || {
+        let io = error.source().and_then(|s| s.downcast_ref::<io::Error>());
+        io.is_some_and(|e| {
+            matches!(
+                e.kind(),
+                io::ErrorKind::ConnectionReset
+                    | io::ErrorKind::BrokenPipe
+                    | io::ErrorKind::ConnectionAborted
+                    | io::ErrorKind::UnexpectedEof
+            )
+        })
+    };
+    error.is_incomplete_message() || error.is_canceled() || reset()
 }
 
 /// A second copy of a request that may be sent twice: idempotent (RFC 9110, section 9.2.2) and without a body.

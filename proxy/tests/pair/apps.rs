@@ -83,7 +83,7 @@ pub async fn grpc() -> (SocketAddr, Reached) {
                         .into_data_stream()
                         .map(|data| data.map(Frame::data))
                         .chain(futures::stream::once(async move { Ok(Frame::trailers(trailers)) }));
-                    let body: StreamingBody = BodyExt::boxed(StreamBody::new(echo));
+                    let body: StreamingBody = http_body_util::BodyExt::boxed(StreamBody::new(echo));
                     Ok::<_, Infallible>(
                         Response::builder().header("content-type", "application/grpc").body(body).unwrap(),
                     )
