@@ -30,6 +30,9 @@ SELECT r.id,
        r.leaf_index,
        r.received_at,
        r.log_id,
+       r.kind AS kind_code,
+       r.source_id,
+       r.service_id,
        r.canonical,
        o.opened
 FROM signet.records r
@@ -52,13 +55,13 @@ SELECT id AS decision_id, time, log, producer AS proxy, source_spiffe_id, destin
        action, path, CASE WHEN allow THEN 'allow' ELSE 'deny' END AS decision, enforcement, policy_ids, policy_commit,
        bundle_digest, reason, source_address, tls, trace_id, latency_us
 FROM signet.entries
-WHERE kind IN ('decision', 'refusal');
+WHERE kind_code IN (0, 2);
 
 CREATE VIEW signet.events AS
 SELECT id AS event_id, time, log, producer, kind, action, source_spiffe_id AS subject, destination_service AS object,
        allow AS succeeded, reason, detail, policy_commit, bundle_digest
 FROM signet.entries
-WHERE kind IN ('event', 'gap');
+WHERE kind_code IN (1, 3);
 
 -- Makes the views findable without a schema name. Needs ownership of the database; without it, set it by hand.
 DO $$ BEGIN

@@ -71,7 +71,7 @@ impl StoreError {
 
 /// The store, seen from one log.
 #[derive(Debug, Clone)]
-pub struct Store {
+pub(crate) struct Store {
     pool: PgPool,
     origin: String,
     log_id: i16,
@@ -82,7 +82,7 @@ impl Store {
     ///
     /// # Errors
     /// When PostgreSQL is away, the schema cannot be made, or the log belongs to another key.
-    pub async fn open(dsn: &str, trust_domain: &str, verifier_key: &str) -> Result<Self, StoreError> {
+    pub(crate) async fn open(dsn: &str, trust_domain: &str, verifier_key: &str) -> Result<Self, StoreError> {
         let options = crate::query::connect_options(dsn)?.options([
             // A statement that hangs must not hold the log for ever; what it did is rolled back and tried again.
             ("statement_timeout", "60s"),
@@ -118,13 +118,13 @@ impl Store {
 
     /// Connections, for questions.
     #[must_use]
-    pub fn pool(&self) -> &PgPool {
+    pub(crate) fn pool(&self) -> &PgPool {
         &self.pool
     }
 
     /// The log's origin.
     #[must_use]
-    pub fn origin(&self) -> &str {
+    pub(crate) fn origin(&self) -> &str {
         &self.origin
     }
 
@@ -136,7 +136,7 @@ impl Store {
     ///
     /// # Errors
     /// When PostgreSQL is away.
-    pub async fn make_partitions(&self) -> Result<i32, StoreError> {
+    pub(crate) async fn make_partitions(&self) -> Result<i32, StoreError> {
         Ok(sqlx::query_scalar("SELECT signet.make_partitions($1)").bind(DAYS_AHEAD).fetch_one(&self.pool).await?)
     }
 
@@ -217,7 +217,11 @@ impl Store {
     ///
     /// # Errors
     /// When PostgreSQL is away.
-    pub async fn put_bundle(&self, digest: &str, source: &signet_policy::BundleSource) -> Result<(), sqlx::Error> {
+    pub(crate) async fn put_bundle(
+        &self,
+        digest: &str,
+        source: &signet_policy::BundleSource,
+    ) -> Result<(), sqlx::Error> {
         let (paths, contents): (Vec<&str>, Vec<&str>) =
             source.files.iter().map(|(path, content)| (path.as_str(), content.as_str())).unzip();
         let mut transaction = self.pool.begin().await?;

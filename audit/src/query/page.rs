@@ -9,7 +9,7 @@ use super::rows::{DECISION_COLUMNS, DecisionRow, EVENT_COLUMNS, EventRow, FullRe
 use super::{InvalidCursor, QueryError};
 
 /// Most rows of one page.
-pub const MAX_PAGE: u32 = 1_000;
+pub(super) const MAX_PAGE: u32 = 1_000;
 
 /// Rows, newest first, and where the next page begins.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -31,7 +31,7 @@ pub async fn decisions(
     limit: u32,
 ) -> Result<Page<DecisionRow>, QueryError> {
     let mut query = QueryBuilder::new("SELECT ");
-    query.push(DECISION_COLUMNS).push(" FROM signet.entries WHERE kind IN ('decision', 'refusal')");
+    query.push(DECISION_COLUMNS).push(" FROM signet.entries WHERE kind_code IN (0, 2)");
     let limit = finish(&mut query, filter, after, limit)?;
     let rows: Vec<DecisionRow> = query.build_query_as().fetch_all(pool).await?;
     Ok(page(rows, limit, |row| (row.time_us, row.decision_id)))
@@ -49,7 +49,7 @@ pub async fn events(
     limit: u32,
 ) -> Result<Page<EventRow>, QueryError> {
     let mut query = QueryBuilder::new("SELECT ");
-    query.push(EVENT_COLUMNS).push(" FROM signet.entries WHERE kind IN ('event', 'gap')");
+    query.push(EVENT_COLUMNS).push(" FROM signet.entries WHERE kind_code IN (1, 3)");
     let limit = finish(&mut query, filter, after, limit)?;
     let rows: Vec<EventRow> = query.build_query_as().fetch_all(pool).await?;
     Ok(page(rows, limit, |row| (row.time_us, row.event_id)))

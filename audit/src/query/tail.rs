@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use sqlx::{PgPool, QueryBuilder, Row as _};
+use sqlx::{PgPool, QueryBuilder};
 
 use super::filter::Filter;
 use super::page::MAX_PAGE;
@@ -61,7 +61,7 @@ async fn sizes(pool: &PgPool) -> Result<BTreeMap<String, i64>, QueryError> {
     Ok(rows.into_iter().collect())
 }
 
-/// Decisions and refusals committed since `cursor` that match, in leaf order within a log; moves the cursor. An empty
+/// Decisions and refusals committed since `cursor` that match, by time; moves the cursor. An empty
 /// answer means that there is nothing new: ask again after a moment. `limit` bounds the leaves read of each log.
 ///
 /// # Errors
@@ -84,7 +84,7 @@ pub async fn tail(
             let mut query = QueryBuilder::new("SELECT ");
             query
                 .push(DECISION_COLUMNS)
-                .push(" FROM signet.entries WHERE kind IN ('decision', 'refusal') AND log_id = ")
+                .push(" FROM signet.entries WHERE kind_code IN (0, 2) AND log_id = ")
                 .push("(SELECT id FROM signet.logs WHERE origin = ")
                 .push_bind(log.clone())
                 .push(") AND leaf_index >= ")
@@ -101,16 +101,6 @@ pub async fn tail(
     *cursor = next;
     found.sort_by_key(|row| row.time_us);
     Ok(found)
-}
-
-/// The number of leaves of a log, for tests and status.
-pub(crate) async fn size_of(pool: &PgPool, origin: &str) -> Result<Option<i64>, sqlx::Error> {
-    sqlx::query("SELECT size FROM signet.logs WHERE origin = $1")
-        .bind(origin)
-        .fetch_optional(pool)
-        .await?
-        .map(|row| row.try_get("size"))
-        .transpose()
 }
 
 #[cfg(test)]

@@ -164,13 +164,13 @@ mod tests {
 
     #[test]
     fn a_jump_is_a_gap_and_what_comes_late_fills_it_once() {
-        let mut epoch = epoch(1, 0);
+        let (none, mut epoch) = (Stored::new(), epoch(1, 0));
         let ahead = work(4, &["d"], false);
-        let (planned, outcome) = plan(&ahead, &mut epoch, &Stored::new());
+        let (planned, outcome) = plan(&ahead, &mut epoch, &none);
         assert_eq!((planned.finding, outcome), (Some(Finding::Gap { first: 2, last: 3 }), committed(4, false)));
         assert_eq!(epoch.missing, 2);
         let late = work(2, &["b"], false);
-        let (planned, outcome) = plan(&late, &mut epoch, &Stored::new());
+        let (planned, outcome) = plan(&late, &mut epoch, &none);
         assert_eq!((sequences(&planned), outcome, epoch.missing), (vec![2], committed(2, false), 1));
         let stored = Stored::from([(2, b"b".to_vec())]);
         let (planned, _) = plan(&late, &mut epoch, &stored);
@@ -180,7 +180,8 @@ mod tests {
     #[test]
     fn a_closing_mark_beyond_the_watermark_is_a_gap() {
         let mut epoch = epoch(1, 0);
-        let (planned, outcome) = plan(&work(3, &[], true), &mut epoch, &Stored::new());
+        let (end, none) = (work(3, &[], true), Stored::new());
+        let (planned, outcome) = plan(&end, &mut epoch, &none);
         assert_eq!((planned.finding, outcome), (Some(Finding::Gap { first: 2, last: 2 }), committed(2, true)));
     }
 

@@ -108,6 +108,7 @@ impl Dictionaries {
     }
 }
 
-fn key(value: &str) -> Vec<u8> {
+/// What identifies a value in its table: the start of its SHA-256.
+pub(crate) fn key(value: &str) -> Vec<u8> {
     digest(&SHA256, value.as_bytes()).as_ref().iter().take(16).copied().collect()
 }

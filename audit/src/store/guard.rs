@@ -57,7 +57,7 @@ pub enum GuardError {
 
 /// The last signed checkpoint.
 #[derive(Debug)]
-pub struct Guard {
+pub(crate) struct Guard {
     file: PathBuf,
     signed: Mutex<Option<Checkpoint>>,
 }
@@ -67,7 +67,7 @@ impl Guard {
     ///
     /// # Errors
     /// When the file is there and is not a checkpoint signed with this key.
-    pub fn open(file: &Path, key: &VerifierKey) -> Result<Self, GuardError> {
+    pub(crate) fn open(file: &Path, key: &VerifierKey) -> Result<Self, GuardError> {
         let failed = |source| GuardError::State { file: file.to_owned(), source };
         let signed = match std::fs::read_to_string(file) {
             Ok(note) => Some(key.open_checkpoint(&note).map_err(failed)?),
