@@ -247,7 +247,7 @@ async fn acknowledged_segments_are_deleted() {
     let spool = spool(dir.path());
     append(&spool, 1..=20_000);
     let before = spool.stats();
-    assert!(before.segments > 2, "{before:?}");
+    assert!(before.segments >= 2, "{before:?}");
     let fake = Fake::default();
     let (listener, address) = listener().await;
     let stop = CancellationToken::new();

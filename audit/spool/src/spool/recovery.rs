@@ -57,10 +57,7 @@ pub(crate) fn recover(dir: &Path, producer: &str) -> Result<(VecDeque<Epoch>, Fi
         let modified = std::fs::metadata(&path).and_then(|data| data.modified()).unwrap_or_else(|_| SystemTime::now());
         match Header::decode(&bytes) {
             Some((header, start)) => {
-                let used = bytes.iter().rposition(|byte| *byte != 0).map_or(start, |position| position + 1);
-                let bytes = bytes.get(..used.max(start)).unwrap_or(&bytes);
-                trim(&path, bytes.len());
-                scanned.push(scan(path, bytes, header, start, modified));
+                scanned.push(scan(path, &bytes, header, start, modified));
             }
             // Preallocated and never used, or killed while its header was written: no record is in it.
             None if bytes.iter().skip(header_bytes).all(|byte| *byte == 0) => {
@@ -115,6 +112,11 @@ fn join(epochs: &mut VecDeque<Epoch>, findings: &mut Vec<Finding>, mut one: Scan
     epoch.segments.push_back(one.segment);
 }
 
+/// How many bytes there are before nothing but zeros.
+fn written(bytes: &[u8]) -> usize {
+    bytes.iter().rposition(|byte| *byte != 0).map_or(0, |position| position + 1)
+}
+
 /// Gives back the preallocated space that was not used; it is only space, so a failure is only logged.
 fn trim(path: &Path, bytes: usize) {
     let trimmed = std::fs::OpenOptions::new().write(true).open(path).and_then(|file| file.set_len(bytes as u64));
@@ -147,12 +149,12 @@ fn scan(path: PathBuf, bytes: &[u8], header: Header, start: usize, modified: Sys
             Found::End | Found::Broken | Found::Frame(..) => match segment::resynchronise(rest, last) {
                 Some(offset) if offset > 0 => at += offset,
                 _ => {
-                    torn_bytes = rest.len() as u64;
+                    torn_bytes = written(rest) as u64;
                     break;
                 }
             },
         }
     }
-    let segment = Segment { path, last, start: start as u64, data: at as u64, allocated: bytes.len() as u64 };
+    let segment = Segment { path, last, start: start as u64, data: at as u64, allocated: used as u64 };
     Scanned { header, segment, missing, torn_bytes, closing, modified }
 }
