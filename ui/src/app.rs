@@ -16,6 +16,7 @@ use utoipa_axum::routes;
 
 use crate::clusters::Clusters;
 use crate::live::Live;
+use crate::metrics::{self, Metrics};
 use crate::problem::Failure;
 use crate::session::Sessions;
 use crate::store::Store;
@@ -35,6 +36,7 @@ pub struct App {
     pub clusters: Clusters,
     pub live: Live,
     pub streams: Arc<Semaphore>,
+    pub metrics: Metrics,
     /// Owns the tasks of the live lists.
     pub tasks: TaskTracker,
     /// Ends the live lists when the server stops.
@@ -58,6 +60,7 @@ impl App {
             clusters,
             live,
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+            metrics: Metrics::default(),
             tasks,
             stop,
         }
@@ -142,5 +145,6 @@ pub fn router(app: App) -> Router {
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn(guard::same_origin))
         .layer(from_fn(guard::secure_headers))
+        .layer(from_fn_with_state(app.metrics.clone(), metrics::count))
         .with_state(app)
 }

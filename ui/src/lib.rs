@@ -15,6 +15,7 @@ pub mod clusters;
 pub mod config;
 mod guard;
 pub mod live;
+pub mod metrics;
 pub mod model;
 mod problem;
 mod selection;

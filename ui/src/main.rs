@@ -54,6 +54,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
 
     let admin = signet_observe::Admin::new(Registry::default()).config_json(config.redacted());
     let readiness = admin.readiness();
+    let registry = admin.registry();
     let listening = readiness.condition("listener");
     let admin = admin.bind(config.admin).await?;
     let listener = TcpListener::bind(config.listen)
@@ -75,6 +76,9 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         tracing::warn!("the dashboard assets were not built: run `make build`; the REST API works without them");
     }
     let app = App::new(&token, address.port(), store, clusters, live, tasks.clone(), stop.clone());
+    if let Ok(mut registry) = registry.lock() {
+        app.metrics.register(&mut registry);
+    }
     let server = tasks.spawn(serve::serve(listener, router(app), stop.clone()));
     listening.set::<&str>(Ok(()));
     tracing::info!(%address, "the dashboard listens");

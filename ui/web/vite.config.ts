@@ -11,6 +11,7 @@ export default defineConfig({
     // The content security policy allows no data: fonts or scripts.
     assetsInlineLimit: 0,
     sourcemap: false,
+    chunkSizeWarningLimit: 900,
     modulePreload: { polyfill: false },
   },
   server: { proxy: { "/api": { target: api, changeOrigin: true } } },

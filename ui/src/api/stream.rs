@@ -82,8 +82,10 @@ pub(crate) async fn stream(
     let (out, events) = mpsc::channel(WAITING);
     let viewer = Viewer { app: app.clone(), selection, feed, cursor: from, out };
     let stop = app.stop.clone();
+    let live_lists = app.metrics.live_lists.clone();
     app.tasks.spawn(async move {
         let _place = place;
+        live_lists.inc();
         match caller {
             Caller::Session(session) => {
                 let until = tokio::time::Instant::from_std(session.ends);
@@ -101,6 +103,7 @@ pub(crate) async fn stream(
                 }
             }
         }
+        live_lists.dec();
     });
     Ok(Sse::new(ReceiverStream::new(events)).keep_alive(KeepAlive::new().interval(Duration::from_secs(10))))
 }
