@@ -23,12 +23,7 @@ export const COLUMNS: readonly Column[] = [
   {
     key: "decision",
     title: "Decision",
-    cell: (decision) => (
-      <>
-        <DecisionStatus decision={decision} />
-        {decision.count > 1 && <span className="times"> × {formatCount(decision.count)}</span>}
-      </>
-    ),
+    cell: (decision) => <DecisionStatus decision={decision} />,
   },
   {
     key: "source",
@@ -60,7 +55,10 @@ export const COLUMNS: readonly Column[] = [
           {decision.policy_ids.length > 1 && ` +${decision.policy_ids.length - 1}`}
         </code>
       ) : (
-        <span className="reason">{reasonWords(decision.reason)}</span>
+        <span className="reason">
+          {decision.count > 1 && `${formatCount(decision.count)} × `}
+          {reasonWords(decision.reason)}
+        </span>
       ),
   },
   {
