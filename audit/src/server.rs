@@ -150,6 +150,8 @@ pub async fn serve(
     ready(addresses);
     let mut result = Ok(());
     tokio::select! {
+        // First: parts that end because all of it is stopping are no failure.
+        biased;
         () = cancel.cancelled() => {}
         ended = tasks.join_next() => {
             result = match ended {

@@ -43,6 +43,9 @@ fn joined<T: AsRef<str>>(ids: &[T]) -> String {
     ids.join("\n")
 }
 
+/// Counts beyond this are nonsense and would overflow sums; the canonical bytes keep them.
+const MAX_COUNT: i64 = 1_000_000_000_000;
+
 /// Where a row stands.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place {
@@ -87,7 +90,7 @@ pub(super) fn put(
     records.time(place.received_us);
     records.i64(place.leaf_index);
     records.i64(place.sequence);
-    records.i64(i64::try_from(record.count).unwrap_or(i64::MAX));
+    records.i64(i64::try_from(record.count).unwrap_or(i64::MAX).min(MAX_COUNT));
     records.option(record.latency_us, |rows, us| rows.i64(i64::try_from(us).unwrap_or(i64::MAX)));
     records.uuid(record.id);
     records.i32(place.epoch_id);
