@@ -93,7 +93,14 @@ impl HttpBody for Body {
         }
         let polled = match &mut this.kind {
             Kind::Full(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
-            Kind::Incoming(incoming) => Pin::new(incoming).poll_frame(cx).map_err(BodyError::Http),
+            // An empty DATA frame, as the end of many streams is, is not passed on by itself: h2 counts such frames and
+            // gives a connection up after a hundred.
+            Kind::Incoming(incoming) => loop {
+                match Pin::new(&mut *incoming).poll_frame(cx).map_err(BodyError::Http) {
+                    Poll::Ready(Some(Ok(frame))) if frame.data_ref().is_some_and(Bytes::is_empty) => {}
+                    polled => break polled,
+                }
+            },
         };
         match &polled {
             Poll::Ready(None) => this.finish(),

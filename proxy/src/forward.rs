@@ -1,9 +1,11 @@
 //! Heads on their way through: in the form that the next hop speaks (RFC 9112 section 3.2, RFC 9113 section 8.3).
 
-use http::header::{COOKIE, HOST};
+use http::header::{CONTENT_LENGTH, COOKIE, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Uri, Version};
+use http_body::Body as _;
+use hyper::body::Incoming;
 
 use crate::decide::Host;
 use crate::tls::Wire;
@@ -31,6 +33,13 @@ pub(crate) fn shape(parts: &mut Parts, wire: Wire, path: PathAndQuery, host: &Ho
     match wire {
         Wire::H2 => to_h2(parts, path, host),
         Wire::Http1 | Wire::Tcp => to_http1(parts, path, host),
+    }
+}
+
+/// Says that a body of unknown length follows; for GET and the like hyper would take it that none does.
+pub(crate) fn frame(parts: &mut Parts, wire: Wire, body: &Incoming) {
+    if wire == Wire::Http1 && !body.is_end_stream() && !parts.headers.contains_key(CONTENT_LENGTH) {
+        parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
 }
 

@@ -198,6 +198,7 @@ impl Connection {
         }
         trace.pass_on(&mut parts.headers);
         forward::shape(&mut parts, port.app.wire(), path, &host);
+        forward::frame(&mut parts, port.app.wire(), &body);
         let mut request = Request::from_parts(parts, Body::from(body));
         request.extensions_mut().clear();
         let mut response = self.forward(port, request, guard, form).await;

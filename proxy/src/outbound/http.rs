@@ -24,6 +24,7 @@ use crate::detect::HttpVersion;
 use crate::headers::{self, HeadError};
 use crate::serve::{self, Graceful, Signal, Signals};
 use crate::snapshot::Protocol;
+use crate::tls::Wire;
 use crate::trace::Trace;
 use crate::{forward, upstream};
 
@@ -133,7 +134,9 @@ impl Client {
         }
         headers::strip(&mut parts.headers);
         trace.pass_on(&mut parts.headers);
-        forward::shape(&mut parts, crate::tls::Wire::for_protocol(route.service.protocol), path, &host);
+        let wire = Wire::for_protocol(route.service.protocol);
+        forward::shape(&mut parts, wire, path, &host);
+        forward::frame(&mut parts, wire, &body);
         let mut request = Request::from_parts(parts, Body::from(body));
         request.extensions_mut().clear();
         let mut response = send(&route, request, form).await;

@@ -128,10 +128,6 @@ impl Audit {
         let id: uuid::Uuid = id.parse().unwrap();
         self.record("the decision's record", |r| r.id == id).await
     }
-
-    pub fn all(&self) -> Vec<Record> {
-        self.records.lock().unwrap().clone()
-    }
 }
 
 /// Polls until `look` gives something.

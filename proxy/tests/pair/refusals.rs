@@ -27,7 +27,8 @@ async fn refused(pair: &Pair, cause: &str) {
     wait(&format!("refusal counted as {cause}"), || (pair.ledger.metrics.refusals(cause) > 0).then_some(())).await;
     let record = pair.ledger.audit.record(cause, |r| r.reason == cause).await;
     assert!(!record.allow);
-    assert_eq!((record.action.as_str(), record.count), ("tls:handshake", 1));
+    assert_eq!(record.action, "tls:handshake");
+    assert!(record.count >= 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
