@@ -3,8 +3,7 @@
 use std::io::{IsTerminal, Write};
 
 use clap::ValueEnum;
-use comfy_table::presets::NOTHING;
-use comfy_table::{Attribute, Cell, ContentArrangement, Table};
+use comfy_table::{Attribute, Cell, ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use crate::failure::{Failure, ResultExt};
@@ -44,7 +43,7 @@ pub(crate) fn rows<R: Row>(format: Format, rows: &[R], empty: &str) -> Result<()
 
 fn table<R: Row>(rows: &[R]) -> Table {
     let mut table = Table::new();
-    table.load_preset(NOTHING);
+    table.load_style(presets::NOTHING);
     table.set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(R::COLUMNS.iter().map(|name| {
         let cell = Cell::new(name.to_uppercase());

@@ -18,7 +18,8 @@ const IDENTITY_TIMEOUT: Duration = Duration::from_secs(5);
 /// An operator of one cluster.
 pub(crate) struct Operator {
     source: IdentitySource,
-    trust_domain: TrustDomain,
+    identity_server: SpiffeId,
+    control_plane: SpiffeId,
     identity: String,
     control: String,
 }
@@ -37,7 +38,17 @@ impl Operator {
                 Failure::new(Exit::Unreachable, "the agent gave no operator identity in time").at(&socket).next(next)
             })?
             .unreachable(format!("no operator identity from `{socket}`"), next)?;
-        Ok(Self { source, trust_domain, identity: cluster.identity.clone(), control: cluster.control.clone() })
+        let component = |name| {
+            SpiffeId::component(&trust_domain, name)
+                .failed("the context names a bad trust domain", "restore the context file")
+        };
+        Ok(Self {
+            source,
+            identity_server: component("identity")?,
+            control_plane: component("control")?,
+            identity: cluster.identity.clone(),
+            control: cluster.control.clone(),
+        })
     }
 
     /// An operator of each cluster of the context, or of the named one.
@@ -58,15 +69,15 @@ impl Operator {
     }
 
     pub(crate) fn identity(&self) -> OperatorClient<Channel> {
-        OperatorClient::new(self.channel(&self.identity, "identity"))
+        OperatorClient::new(self.channel(&self.identity, self.identity_server.clone()))
     }
 
     pub(crate) fn control(&self) -> StatusClient<Channel> {
-        StatusClient::new(self.channel(&self.control, "control"))
+        StatusClient::new(self.channel(&self.control, self.control_plane.clone()))
     }
 
-    fn channel(&self, address: &str, component: &str) -> Channel {
-        let peer = PeerRule::AnyOf(vec![SpiffeId::component(&self.trust_domain, component)]);
+    fn channel(&self, address: &str, component: SpiffeId) -> Channel {
+        let peer = PeerRule::AnyOf(vec![component]);
         grpc::channel(address, client_config(&self.source, Select::Component, peer, &[alpn::GRPC]))
     }
 }

@@ -78,33 +78,56 @@ impl BundleStore {
         let waiting = tokio::task::spawn_blocking(move || list(&directory)).await;
         let waiting = waiting.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
         self.metrics.bundles_waiting.set(i64::try_from(waiting.len()).unwrap_or(i64::MAX));
+        let mut stuck = None;
         for path in waiting {
-            let read = {
-                let path = path.clone();
-                tokio::task::spawn_blocking(move || persist::load::<BundleSource>(&path)).await
-            };
-            let source = match read {
-                Ok(Ok(Some(source))) => source,
-                Ok(Ok(None)) => continue,
-                Ok(Err(error)) => return Err(signet_observe::error_chain(&error)),
-                Err(error) => return Err(error.to_string()),
-            };
-            let request = PutBundleRequest {
-                commit: source.commit.clone(),
-                digest: source.digest(),
-                signer: source.signer.clone(),
-                files: source.files.into_iter().map(|(path, content)| BundleFile { path, content }).collect(),
-            };
-            match tokio::time::timeout(TIMEOUT, api.put_bundle(request)).await {
-                Ok(Ok(_)) => {}
-                Ok(Err(status)) => return Err(status.message().to_owned()),
-                Err(_) => return Err("no answer".to_owned()),
+            match send(api, path).await {
+                Ok(()) => drop(self.metrics.bundles_waiting.dec()),
+                // The others may pass.
+                Err(Stuck::Bundle(error)) => stuck = Some(error),
+                Err(Stuck::Audit(error)) => return Err(error),
             }
-            let removed = tokio::task::spawn_blocking(move || fs::remove_file(path)).await;
-            removed.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-            self.metrics.bundles_waiting.dec();
         }
-        Ok(())
+        stuck.map_or(Ok(()), Err)
+    }
+}
+
+/// What stands in the way of a bundle.
+enum Stuck {
+    /// This bundle alone.
+    Bundle(String),
+    /// The audit service is away.
+    Audit(String),
+}
+
+async fn send(api: &mut IngestClient<Channel>, path: PathBuf) -> Result<(), Stuck> {
+    let read = {
+        let path = path.clone();
+        tokio::task::spawn_blocking(move || persist::load::<BundleSource>(&path)).await
+    };
+    let source = match read {
+        Ok(Ok(Some(source))) => source,
+        Ok(Ok(None)) => return Ok(()),
+        Ok(Err(error)) => return Err(Stuck::Bundle(signet_observe::error_chain(&error))),
+        Err(error) => return Err(Stuck::Bundle(error.to_string())),
+    };
+    let request = PutBundleRequest {
+        commit: source.commit.clone(),
+        digest: source.digest(),
+        signer: source.signer.clone(),
+        files: source.files.into_iter().map(|(path, content)| BundleFile { path, content }).collect(),
+    };
+    match tokio::time::timeout(TIMEOUT, api.put_bundle(request)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(status)) if status.code() == tonic::Code::InvalidArgument => {
+            return Err(Stuck::Bundle(status.message().to_owned()));
+        }
+        Ok(Err(status)) => return Err(Stuck::Audit(status.message().to_owned())),
+        Err(_) => return Err(Stuck::Audit("no answer".to_owned())),
+    }
+    match tokio::task::spawn_blocking(move || fs::remove_file(path)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(Stuck::Bundle(error.to_string())),
+        Err(error) => Err(Stuck::Bundle(error.to_string())),
     }
 }
 

@@ -9,6 +9,8 @@ use std::time::Duration;
 use fixture::{Cluster, FRAUD, LEDGER, Proxy, World};
 use signet_api::control::link_client::LinkClient;
 use signet_api::control::{ExportsRequest, Report};
+use signet_api::identity::{FederationState, Relationship};
+use tokio::sync::watch;
 use tonic::Code;
 
 /// DESIGN: a file edit reaches the sidecars in under a second, a commit within two.
@@ -174,6 +176,25 @@ async fn linked_clusters_import_each_others_exports_until_the_lease_ends() {
     east.status_when("the loss shows", |s| s.links.iter().any(|l| !l.connected && l.services == 1)).await;
     web.until(SOON, "the lease ends", |s| s.outbound.iter().all(|o| o.gateway.is_none())).await;
     world.audit().until("the event", |notes| notes.records.iter().any(|r| r.reason == "lease_expired")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn links_come_and_go_with_the_identity_servers_relationships() {
+    let world = World::new();
+    let west = Relationship {
+        trust_domain: "west.example".into(),
+        gateway: "127.0.0.1:15443".into(),
+        control: "127.0.0.1:1".into(),
+        ..Relationship::default()
+    };
+    let (tell, states) = watch::channel(FederationState::default());
+    let east = Cluster::new(&world, "east.example").with_identity_server(states).await.start().await;
+    tell.send(FederationState { relationships: vec![west] }).unwrap();
+    let status = east.status_when("the link shows", |s| !s.links.is_empty()).await;
+    assert_eq!((status.links[0].trust_domain.as_str(), status.links[0].connected), ("west.example", false));
+    east.status_when("the failure shows", |s| s.links[0].error.contains("Unavailable")).await;
+    tell.send(FederationState::default()).unwrap();
+    east.status_when("the link is gone", |s| s.links.is_empty()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,7 @@ use signet_api::identity::{AcceptRequest, InviteRequest, ListFederationRequest, 
 
 use crate::arguments::Global;
 use crate::context::{Cluster, Context};
-use crate::failure::{Failure, ResultExt};
+use crate::failure::Failure;
 use crate::output::{self, Row};
 use crate::rpc::{Operator, failure};
 

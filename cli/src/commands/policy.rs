@@ -68,7 +68,7 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<ExitCod
                     test.path,
                     test.line,
                     printable(&test.name),
-                    printable(&test.message)
+                    printable(test.message.as_deref().unwrap_or_default())
                 ))?;
             }
             let warnings = report.problems.len() - errors;
@@ -84,7 +84,7 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<ExitCod
                 path: &test.path,
                 line: test.line,
                 passed: test.passed,
-                message: &test.message,
+                message: test.message.as_deref().unwrap_or_default(),
             });
             let digest = source.digest();
             output::value(format, &Report { broken, digest, problems: &report.problems, tests: tests.collect() })?;

@@ -99,7 +99,7 @@ impl Endpoints {
 
 /// The audit service writes the verifier key of its log beside the signing key.
 fn verifier_key(log_key: &Path) -> Result<String, Failure> {
-    let path = log_key.with_extension("vkey");
+    let path = log_key.with_extension("key.pub");
     let key = std::fs::read_to_string(&path).map_err(|error| {
         Failure::failed(format!("the log's verifier key cannot be read: {error}"))
             .at(path.display())

@@ -189,6 +189,10 @@ impl Listener {
             Ok(control) => control,
             Err(error) => return error.to_string(),
         };
+        // Without its trust bundle no handshake can succeed, and each try would be a refusal in somebody's log.
+        if !self.identity.current().bundles.contains_key(&self.peer) {
+            return "its trust bundle has not come yet".to_owned();
+        }
         let rule = PeerRule::AnyOf(vec![control]);
         let tls = client_config(&self.identity, Select::Component, rule, &[alpn::GRPC]);
         let mut api = Api::new(grpc::channel(&self.address, tls));

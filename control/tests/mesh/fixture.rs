@@ -12,14 +12,19 @@ use signet_api::audit::{Ack, Batch, PutBundleRequest, PutBundleResponse};
 use signet_api::control::discovery_client::DiscoveryClient;
 use signet_api::control::status_client::StatusClient;
 use signet_api::control::{MeshRequest, MeshState, Report, Snapshot};
+use signet_api::identity::operator_server::{Operator, OperatorServer};
+use signet_api::identity::{
+    AcceptRequest, AcceptResponse, CreateJoinTokenRequest, CreateJoinTokenResponse, FederationState, InviteRequest,
+    InviteResponse, ListFederationRequest, ListSvidsRequest, ListSvidsResponse,
+};
 use signet_control::{Config, Control, LinkConfig, PolicyConfig};
 use signet_mtls::testing::{self, Ca};
 use signet_mtls::{IdentitySource, PeerRule, Select, alpn, client_config, grpc, server_config};
 use signet_spool::{Durability, OnFull, Opening, Record, SpoolConfig};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
@@ -167,6 +172,50 @@ impl Ingest for Notary {
     }
 }
 
+struct Registrar {
+    states: watch::Receiver<FederationState>,
+}
+
+fn elsewhere<T>() -> Result<Response<T>, Status> {
+    Err(Status::unimplemented("the control plane does not ask this"))
+}
+
+#[tonic::async_trait]
+impl Operator for Registrar {
+    type WatchFederationStream = std::pin::Pin<Box<dyn futures::Stream<Item = Result<FederationState, Status>> + Send>>;
+
+    async fn watch_federation(
+        &self,
+        _: Request<ListFederationRequest>,
+    ) -> Result<Response<Self::WatchFederationStream>, Status> {
+        let states = WatchStream::new(self.states.clone());
+        Ok(Response::new(Box::pin(futures::StreamExt::map(states, Ok))))
+    }
+
+    async fn list_federation(&self, _: Request<ListFederationRequest>) -> Result<Response<FederationState>, Status> {
+        elsewhere()
+    }
+
+    async fn create_join_token(
+        &self,
+        _: Request<CreateJoinTokenRequest>,
+    ) -> Result<Response<CreateJoinTokenResponse>, Status> {
+        elsewhere()
+    }
+
+    async fn list_svids(&self, _: Request<ListSvidsRequest>) -> Result<Response<ListSvidsResponse>, Status> {
+        elsewhere()
+    }
+
+    async fn invite(&self, _: Request<InviteRequest>) -> Result<Response<InviteResponse>, Status> {
+        elsewhere()
+    }
+
+    async fn accept(&self, _: Request<AcceptRequest>) -> Result<Response<AcceptResponse>, Status> {
+        elsewhere()
+    }
+}
+
 /// Directories of one cluster; not running.
 pub(crate) struct Cluster<'w> {
     world: &'w World,
@@ -174,6 +223,7 @@ pub(crate) struct Cluster<'w> {
     root: PathBuf,
     pub(crate) lease_seconds: u32,
     listen: std::cell::Cell<Option<SocketAddr>>,
+    identity: String,
 }
 
 impl<'w> Cluster<'w> {
@@ -182,7 +232,14 @@ impl<'w> Cluster<'w> {
         let root = world.directory.path().join(domain);
         std::fs::create_dir_all(root.join("repo/policies")).unwrap();
         std::fs::create_dir_all(root.join("manifests")).unwrap();
-        let cluster = Self { world, domain, root, lease_seconds: 60, listen: std::cell::Cell::new(None) };
+        let cluster = Self {
+            world,
+            domain,
+            root,
+            lease_seconds: 60,
+            listen: std::cell::Cell::new(None),
+            identity: "127.0.0.1:1".into(),
+        };
         cluster.write_manifest("ledger.yaml", LEDGER);
         let key = cluster.root.join("key");
         run(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key));
@@ -253,13 +310,24 @@ impl<'w> Cluster<'w> {
         std::fs::write(self.root.join("state/links.json"), table.to_string()).unwrap();
     }
 
+    /// An identity server that tells `states`, the newest to whoever asks.
+    pub(crate) async fn with_identity_server(mut self, states: watch::Receiver<FederationState>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        self.identity = listener.local_addr().unwrap().to_string();
+        let source = self.world.source(self.domain, "signet/identity");
+        let tls = server_config(&source, Select::Component, &[alpn::GRPC]);
+        let routes = tonic::service::Routes::new(OperatorServer::new(Registrar { states }));
+        tokio::spawn(grpc::serve(listener, tls, routes, CancellationToken::new()));
+        self
+    }
+
     fn config(&self) -> Config {
         let audit = self.world.audit.addresses[usize::from(self.domain == "west.example")];
         Config {
             trust_domain: self.domain.parse().unwrap(),
             workload_api: "unix:/nonexistent".into(),
             listen: self.listen.get().unwrap_or_else(|| "127.0.0.1:0".parse().unwrap()),
-            identity: "127.0.0.1:1".into(),
+            identity: self.identity.clone(),
             audit: audit.to_string(),
             manifests: self.root.join("manifests"),
             policy: PolicyConfig {
