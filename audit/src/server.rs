@@ -50,6 +50,10 @@ pub async fn run(config: Config, cancel: CancellationToken) -> anyhow::Result<()
     let readiness = admin.readiness();
     let identity = readiness.condition("identity");
     identity.set(Err::<(), _>("waiting for an SVID"));
+    // Named before anybody can ask, so that the first part to come up is not taken for the whole.
+    for later in ["database", "sequencer", "checkpoints"] {
+        readiness.condition(later);
+    }
     let admin = admin.bind(config.admin).await?;
     tracing::info!(address = %admin.local_addr(), "admin listener");
 

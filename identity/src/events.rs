@@ -1,11 +1,15 @@
 //! What the identity server did and met, as audit records of kind event.
 //!
-//! Without an audit service configured, events are log lines alone. A spool that refuses an event does not undo what has
-//! happened; it is logged as an error and counted, never passed over.
+//! What strangers can cause without limit (refused handshakes, calls and join tokens) is counted exactly and recorded in
+//! aggregate, on a quota of its own. Without an audit service configured, events are log lines alone. A spool that refuses
+//! an event does not undo what has happened; it is logged as an error and counted, never passed over.
+
+use std::{net::IpAddr, sync::Arc};
 
 use prometheus_client::{metrics::counter::Counter, registry::Registry};
 use signet_mtls::SpiffeId;
-use signet_spool::{Kind, Record, Spool};
+use signet_spool::{Kind, Record, RefusalAggregator, Refused, Spool};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// One event. Its action is stable: `identity:<what>`.
@@ -29,6 +33,7 @@ pub(crate) struct Event<'a> {
 #[derive(Clone)]
 pub(crate) struct Events {
     spool: Option<Spool>,
+    refusals: Option<Arc<RefusalAggregator>>,
     producer: String,
     lost: Counter,
 }
@@ -42,7 +47,28 @@ impl Events {
             "Events that the spool refused; they are in the log only",
             lost.clone(),
         );
-        Self { spool, producer: producer.to_string(), lost }
+        let refusals = spool.clone().map(|spool| Arc::new(RefusalAggregator::new(spool, producer.as_str())));
+        Self { spool, refusals, producer: producer.to_string(), lost }
+    }
+
+    /// Counts what was refused before its caller was known to be ours.
+    pub(crate) fn refused(&self, action: &str, cause: &str, source: Option<IpAddr>, claimed: Option<&SpiffeId>) {
+        let Some(refusals) = &self.refusals else { return };
+        refusals.count(Refused {
+            source,
+            cause,
+            action,
+            destination_service: "",
+            source_spiffe_id: claimed.map(SpiffeId::as_str),
+            tls: "none",
+        });
+    }
+
+    /// Writes counted refusals as records, until `cancel`.
+    pub(crate) async fn aggregate(self, cancel: CancellationToken) {
+        if let Some(refusals) = &self.refusals {
+            refusals.run(cancel).await;
+        }
     }
 
     /// Records one event.

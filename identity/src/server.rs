@@ -16,7 +16,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use prometheus_client::registry::Registry;
 use signet_api::identity::{node_server::NodeServer, operator_server::OperatorServer};
-use signet_mtls::{IdentitySource, PeerRule, Select, SpiffeId, TrustDomain, alpn, grpc};
+use signet_mtls::{HandshakeError, IdentitySource, PeerRule, Select, SpiffeId, TrustDomain, alpn, grpc};
 use signet_observe::{Admin, Condition, ObserveError};
 use signet_spool::{Durability, OnFull, Spool, SpoolConfig, SpoolError};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
@@ -234,6 +234,7 @@ pub async fn start(config: ServerConfig, stopping: CancellationToken) -> Result<
     });
     start_followers(&shared, entries_sender, &mut tasks);
     tasks.spawn(keep(Arc::clone(&shared)));
+    tasks.spawn(shared.events.clone().aggregate(stopping.clone()));
     let shipper = spool.and_then(|spool| start_shipper(&shared, spool));
     tracing::info!(trust_domain = %shared.config.trust_domain, %listen, %bundle_endpoint, "identity server is up");
     Ok(Running { listen, bundle_endpoint, admin, tasks, shipper, shared })
@@ -296,11 +297,13 @@ fn routes(shared: &Arc<Shared>, origin: Origin) -> Routes {
     let own: TrustDomain = shared.config.trust_domain.clone();
     let operator = OperatorServer::new(operator::OperatorService(Arc::clone(shared)))
         .max_decoding_message_size(MAX_INVITE_MESSAGE);
-    let routes = Routes::new(Guard::new(operator, own.clone(), origin));
+    let events = &shared.events;
+    let routes = Routes::new(Guard::new(operator, own.clone(), origin, events.clone()));
     match origin {
         Origin::OperatorSocket => routes,
         Origin::Tls => {
-            routes.add_service(Guard::new(NodeServer::new(node::NodeService(Arc::clone(shared))), own, origin))
+            let node = NodeServer::new(node::NodeService(Arc::clone(shared)));
+            routes.add_service(Guard::new(node, own, origin, events.clone()))
         }
     }
 }
@@ -309,10 +312,11 @@ fn start_grpc(shared: &Arc<Shared>, listener: TcpListener, tasks: &mut JoinSet<(
     let source: &IdentitySource = shared.own.source();
     // Attest comes without a certificate; the guard asks for one everywhere else.
     let tls = signet_mtls::server_config_optional_client(source, Select::Component, &[alpn::GRPC]);
-    let refused = shared.metrics.handshakes_refused.clone();
+    let (refused, events) = (shared.metrics.handshakes_refused.clone(), shared.events.clone());
     let options = grpc::ServeOptions {
-        on_refusal: Some(Arc::new(move |_, _| {
+        on_refusal: Some(Arc::new(move |address: SocketAddr, error: &HandshakeError| {
             refused.inc();
+            events.refused("tls:handshake", error.refusal.as_str(), Some(address.ip()), error.claimed.as_ref());
         })),
         identity: Some(source.clone()),
     };

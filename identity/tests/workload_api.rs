@@ -174,3 +174,24 @@ async fn the_spiffe_crates_own_client_reads_it() {
         .unwrap();
     assert_eq!(source.svid().unwrap().spiffe_id().to_string(), format!("spiffe://{TD}/w"));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_happens_is_recorded_and_kept_while_the_audit_service_is_away() {
+    // Nobody listens on port 1; the records wait in the spool.
+    let mut cluster = Cluster::start(TD, &entry(TD, "/w", "unix:socket:w"), "audit: 127.0.0.1:1\n").await;
+    assert_eq!(cluster.metric("signet_spool_appended_total").await, "1", "the server's own SVID");
+    std::fs::write(cluster.path("token"), "guessed").unwrap();
+    cluster.start_agent().await;
+    // Refused tokens are counted and recorded in aggregate.
+    eventually("record of the refusal", async || {
+        cluster.metric("signet_spool_appended_total").await.parse::<u64>().unwrap() >= 2
+    })
+    .await;
+    cluster.write_token().await;
+    eventually("readiness", async || cluster.agent.as_ref().unwrap().0.readiness.is_ready()).await;
+    let recorded = cluster.metric("signet_spool_appended_total").await.parse::<u64>().unwrap();
+    assert!(recorded >= 6, "token, attestation, two SVIDs besides: {recorded}");
+    assert_eq!(cluster.metric("signet_identity_events_not_recorded_total").await, "0");
+    cluster.stop_agent().await;
+    cluster.stop_server().await;
+}

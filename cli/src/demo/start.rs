@@ -6,8 +6,6 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use signet_api::identity::CreateJoinTokenRequest;
-use signet_api::identity::operator_client::OperatorClient;
-use tonic::transport::{Endpoint, Uri};
 
 use super::directory::{self, Directory, write_private};
 use super::endpoints::Endpoints;
@@ -293,17 +291,19 @@ async fn start_identity(cluster: &ClusterPlan, processes: &mut Processes, progra
 
 /// Over the identity server's own socket, which only its user can open.
 async fn join_token(cluster: &ClusterPlan) -> Result<String, Failure> {
-    let path = cluster.operator_socket();
     let next = "see the identity server's log";
-    let connector = tower::service_fn(move |_: Uri| {
-        let path = path.clone();
-        async move { Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(tokio::net::UnixStream::connect(path).await?)) }
-    });
-    let channel = Endpoint::from_static("http://operator.local")
-        .connect_with_connector(connector)
-        .await
-        .unreachable("the identity server's operator socket does not answer", next)?;
-    let answer = OperatorClient::new(channel)
+    let path = cluster.operator_socket();
+    // The server says that it is ready a moment before this socket is there.
+    let mut operator = signet_identity::operator::connect(&path).await;
+    for _ in 0..100 {
+        if operator.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        operator = signet_identity::operator::connect(&path).await;
+    }
+    let answer = operator
+        .unreachable("the identity server's operator socket does not answer", next)?
         .create_join_token(CreateJoinTokenRequest { ttl_seconds: JOIN_TOKEN_TTL_SECONDS })
         .await
         .failed("the identity server gave no join token", next)?;

@@ -9,8 +9,13 @@ use std::{
 };
 
 use futures::future::Either;
-use signet_mtls::{SpiffeId, TrustDomain, grpc::Peer};
+use signet_mtls::{
+    SpiffeId, TrustDomain,
+    grpc::{Peer, PeerAddress},
+};
 use tonic::{Status, body::Body, codegen::Service, server::NamedService};
+
+use crate::events::Events;
 
 /// A kind of caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,17 +111,18 @@ pub enum Origin {
 }
 
 /// A service behind [`check`].
-#[derive(Debug, Clone)]
-pub struct Guard<S> {
+#[derive(Clone)]
+pub(crate) struct Guard<S> {
     inner: S,
     own: TrustDomain,
     origin: Origin,
+    events: Events,
 }
 
 impl<S> Guard<S> {
-    /// Guards `inner` for callers of `own`.
-    pub fn new(inner: S, own: TrustDomain, origin: Origin) -> Self {
-        Self { inner, own, origin }
+    /// Guards `inner` for callers of `own`; refusals are told to `events`.
+    pub(crate) fn new(inner: S, own: TrustDomain, origin: Origin, events: Events) -> Self {
+        Self { inner, own, origin, events }
     }
 }
 
@@ -147,7 +153,12 @@ where
                 request.extensions_mut().insert(caller);
                 Either::Right(self.inner.call(request))
             }
-            Err(status) => Either::Left(ready(Ok(status.into_http()))),
+            Err(status) => {
+                let address = request.extensions().get::<PeerAddress>().map(|address| address.0.ip());
+                let cause = if caller == Caller::Anonymous { "no_certificate" } else { "not_allowed" };
+                self.events.refused("identity:call", cause, address, caller.spiffe_id());
+                Either::Left(ready(Ok(status.into_http())))
+            }
         }
     }
 }

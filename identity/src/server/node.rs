@@ -51,14 +51,7 @@ impl NodeService {
             TokenError::Full | TokenError::Random | TokenError::Store(_) => "internal",
         };
         self.0.metrics.attestations.get_or_create(&ResultLabel { result: reason }).inc();
-        self.0.events.emit(&Event {
-            action: "identity:attest",
-            allow: false,
-            reason,
-            source: None,
-            subject: None,
-            detail: address.map(|address| format!("from {}", address.ip())).unwrap_or_default(),
-        });
+        self.0.events.refused("identity:attest", reason, address.map(|address| address.ip()), None);
         match reason {
             "internal" => {
                 tracing::error!(error = signet_observe::error_chain(error), "a join token could not be spent");

@@ -56,6 +56,8 @@ struct Count {
     expect: &'static str,
     cross_cluster: bool,
     traced: bool,
+    /// Another row's call that each of these calls makes in its turn, under the same trace.
+    makes: Option<&'static str>,
     calls: u64,
     as_expected: u64,
     last_unexpected: Option<String>,
@@ -141,6 +143,7 @@ fn count_of(row: &Row) -> Count {
         },
         cross_cluster: row.cross_cluster,
         traced: row.traced(),
+        makes: row.makes(),
         ..Count::default()
     }
 }

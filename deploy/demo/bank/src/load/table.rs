@@ -50,6 +50,12 @@ impl Row {
         !matches!(self.call, Call::Tcp { .. })
     }
 
+    /// The row whose call the called app makes in its turn: a payment is booked on the ledger.
+    pub(crate) fn makes(&self) -> Option<&'static str> {
+        let books = matches!((&self.call, &self.expect), (Call::Pay, Expect::Allow(_)));
+        books.then_some("payments-ledger-post")
+    }
+
     /// # Errors
     /// What came instead of what the table says.
     pub(crate) fn verdict(&self, outcome: &Outcome) -> Result<(), String> {
