@@ -80,6 +80,14 @@ impl Demo {
     /// # Errors
     /// When it ends or stays silent; with what it wrote.
     pub fn start(arguments: &[&str]) -> anyhow::Result<Self> {
+        Self::start_with(arguments, &[])
+    }
+
+    /// [`Demo::start`] with these variables in the environment of all that it starts.
+    ///
+    /// # Errors
+    /// When it ends or stays silent; with what it wrote.
+    pub fn start_with(arguments: &[&str], environment: &[(&str, &str)]) -> anyhow::Result<Self> {
         let temporary = tempfile::Builder::new().prefix("signet-test-").tempdir()?;
         let dir = temporary.path().join("demo");
         let output = temporary.path().join("output.txt");
@@ -90,6 +98,7 @@ impl Demo {
             .args(["demo", "--dir"])
             .arg(&dir)
             .args(arguments)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

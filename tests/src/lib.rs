@@ -7,4 +7,5 @@ pub mod calls;
 pub mod cli;
 pub mod demo;
 pub mod records;
+pub mod tls;
 pub mod wait;

@@ -106,10 +106,13 @@ async fn recorded(pool: &PgPool, stats: &Stats, row: &Row) -> Result<u64, sqlx::
     let count: i64 = if row.traced {
         sqlx::query_scalar(
             "SELECT count(DISTINCT trace_id) FROM decisions WHERE trace_id LIKE $1 AND source_spiffe_id = $2 \
-             AND action = $3 AND decision = $4",
+             AND (destination_service LIKE $3 OR destination_service LIKE $4) AND action = $5 AND decision = $6",
         )
         .bind(format!("{}%", stats.trace_prefix))
         .bind(spiffe_id(&row.source))
+        .bind(format!("%/{NAMESPACE}/{}", name_of(&row.destination)))
+        // A sidecar that knows no such service records the name that was asked for.
+        .bind(format!("{}.{NAMESPACE}.svc.%", name_of(&row.destination)))
         .bind(&row.action)
         .bind(&row.expect)
         .fetch_one(pool)

@@ -63,7 +63,7 @@ fn table() -> Vec<Call> {
             "http://reporting.bank.svc.clusterset.local/daily",
             "",
             403,
-            "bank/reporting",
+            "reporting.bank.svc.clusterset.local",
             "http:GET",
         ),
     ]

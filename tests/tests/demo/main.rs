@@ -12,10 +12,14 @@
 
 mod bank;
 mod command_line;
+mod dashboard;
 mod demos;
 mod faults;
 mod manifests;
 mod policy_changes;
+mod refusals;
+mod traces;
+mod transparency;
 
 use std::pin::Pin;
 use std::process::ExitCode;
@@ -54,8 +58,17 @@ fn main() -> ExitCode {
     // They share one demo, and some change its policies for a while.
     arguments.test_threads = Some(1);
     let shared = Shared::default();
-    let over_demo: Vec<(&str, Test)> =
-        [bank::TESTS, command_line::TESTS, manifests::TESTS, policy_changes::TESTS, faults::TESTS].concat();
+    let over_demo: Vec<(&str, Test)> = [
+        bank::TESTS,
+        command_line::TESTS,
+        dashboard::TESTS,
+        manifests::TESTS,
+        policy_changes::TESTS,
+        refusals::TESTS,
+        transparency::TESTS,
+        faults::TESTS,
+    ]
+    .concat();
     let mut trials: Vec<Trial> = over_demo
         .into_iter()
         .map(|(name, test)| {
@@ -63,9 +76,9 @@ fn main() -> ExitCode {
             Trial::test(name, move || shared.run(test).map_err(failed))
         })
         .collect();
-    trials.extend(demos::TESTS.iter().map(|(name, test): &(&str, OwnTest)| {
-        let (shared, test) = (shared.clone(), *test);
-        Trial::test(*name, move || {
+    trials.extend([traces::TESTS, demos::TESTS].concat().into_iter().map(|(name, test): (&str, OwnTest)| {
+        let shared = shared.clone();
+        Trial::test(name, move || {
             // Two machines' worth of processes on two cores would measure the machine.
             shared.stop();
             test().map_err(failed)
