@@ -84,6 +84,15 @@ pub fn inject(context: &TraceContext, span_id: [u8; 8], headers: &mut HeaderMap)
     }
 }
 
+/// Copies the context as it stands in `from`, for another request that is made because of this one.
+pub fn copy(from: &HeaderMap, to: &mut HeaderMap) {
+    for name in [TRACEPARENT, TRACESTATE, B3, B3_TRACE, B3_SPAN, B3_PARENT, B3_SAMPLED, B3_FLAGS] {
+        if let Some(value) = from.get(&name) {
+            to.insert(name, value.clone());
+        }
+    }
+}
+
 /// Ties `span` to the context and gives the span id to send on. When spans are exported this is the span's own id, and a
 /// trace that starts here takes the span's trace id; otherwise the id is random and costs nothing else.
 pub fn enter(span: &tracing::Span, context: &mut TraceContext) -> [u8; 8] {
@@ -243,6 +252,9 @@ mod tests {
             inject(&context, [7; 8], &mut out);
             let next = extract(&out);
             assert_eq!((next.trace_id, next.parent), (context.trace_id, Some([7; 8])));
+            let mut other = HeaderMap::new();
+            copy(&out, &mut other);
+            assert_eq!(extract(&other), next);
             assert_eq!(out.contains_key(B3), *format == Format::B3Single);
             assert_eq!(out.contains_key(B3_TRACE), *format == Format::B3Multi);
         }

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use rustls::ClientConfig;
 use signet_mtls::{IdentitySource, Refusal};
 use tokio_util::task::TaskTracker;
@@ -192,13 +192,13 @@ impl Upstream {
         }
     }
 
-    /// A connection of its own for raw TCP.
+    /// A connection of its own for raw TCP. `cause` is the head of the request that asks for it.
     ///
     /// # Errors
     /// When none could be made.
-    pub async fn raw(&self) -> Result<(Transport, InFlight), UpstreamError> {
+    pub async fn raw(&self, cause: &HeaderMap) -> Result<(Transport, InFlight), UpstreamError> {
         let in_flight = InFlight::start(&self.load, Instant::now());
-        match self.dial().await {
+        match self.dial(cause).await {
             Ok(transport) => {
                 in_flight.answered(Instant::now());
                 Ok((transport, in_flight))
@@ -211,13 +211,14 @@ impl Upstream {
         }
     }
 
-    async fn dial(&self) -> Result<Transport, UpstreamError> {
+    /// `cause` is the head of the call that needs the connection: a gateway sees the trace of the call that it forwards for.
+    async fn dial(&self, cause: &HeaderMap) -> Result<Transport, UpstreamError> {
         self.shared.metrics.pool_opened.inc();
         match &self.target {
             Target::App(address) => dial::plain(*address).await,
             Target::Sidecar { address, tls } => dial::mesh(*address, tls, self.wire).await,
             Target::Remote { gateway, authority, tls } => {
-                let tunnel = gateway.tunnel(authority, &self.shared).await?;
+                let tunnel = gateway.tunnel(authority, cause, &self.shared).await?;
                 dial::inside(tunnel, authority, tls, self.wire).await
             }
         }

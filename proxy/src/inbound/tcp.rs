@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use http::HeaderMap;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tracing::debug;
 
@@ -27,7 +28,7 @@ where
         let _ = stream.shutdown().await;
         return;
     }
-    let (mut app, _in_flight) = match port.app.raw().await {
+    let (mut app, _in_flight) = match port.app.raw(&HeaderMap::new()).await {
         Ok(app) => app,
         Err(error) => {
             debug!(error = %signet_observe::error_chain(&error), "the app could not be reached");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use hyper::upgrade::{Parts, Upgraded};
 use hyper_util::rt::TokioIo;
@@ -52,7 +52,7 @@ pub(super) async fn open(client: &Arc<Client>, mut request: Request<Incoming>, r
     let upgrade = hyper::upgrade::on(&mut request);
     let stop = client.outbound.stop.clone();
     if route.service.protocol == Protocol::Tcp {
-        let (transport, in_flight) = match dial(&route).await {
+        let (transport, in_flight) = match dial(&route, request.headers()).await {
             Ok(dialled) => dialled,
             Err(response) => return *response,
         };
@@ -86,13 +86,13 @@ pub(super) async fn open(client: &Arc<Client>, mut request: Request<Incoming>, r
     Response::new(Body::empty())
 }
 
-async fn dial(route: &Route) -> Result<(Transport, InFlight), Box<Response<Body>>> {
+async fn dial(route: &Route, cause: &HeaderMap) -> Result<(Transport, InFlight), Box<Response<Body>>> {
     let mut avoid = None;
     loop {
         let Some((index, upstream)) = route.pick(avoid) else {
             return Err(Box::new(answer::fault(Form::Http, answer::NO_ENDPOINTS)));
         };
-        match upstream.raw().await {
+        match upstream.raw(cause).await {
             Ok(dialled) => return Ok(dialled),
             Err(UpstreamError::Connect { .. } | UpstreamError::Timeout { .. })
                 if avoid.is_none() && route.endpoints() > 1 =>

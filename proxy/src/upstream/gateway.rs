@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use http::{Method, Request, StatusCode};
+use http::{HeaderMap, Method, Request, StatusCode};
 use hyper::client::conn::http2::SendRequest;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use rustls::ClientConfig;
 use signet_mtls::{IdentitySource, PeerRule, Select, alpn};
+use signet_observe::trace;
 
 use super::{Shared, UpstreamError, dial, h2};
 use crate::body::Body;
@@ -61,13 +62,14 @@ impl GatewayPool {
     pub(super) async fn tunnel(
         &self,
         authority: &str,
+        cause: &HeaderMap,
         shared: &Shared,
     ) -> Result<(TokioIo<Upgraded>, h2::Stream), UpstreamError> {
         let mut last = None;
         for _ in 0..2 {
             let connection = self.connection(shared).await?;
             let place = h2::Stream::on(&connection.tunnels);
-            match self.ask(connection, authority).await {
+            match self.ask(connection, authority, cause).await {
                 Ok(tunnel) => return Ok((tunnel, place)),
                 // A dead pooled connection: CONNECT has no effect of its own, so it may be asked again.
                 Err(error @ UpstreamError::Broken { .. }) => {
@@ -80,12 +82,18 @@ impl GatewayPool {
         Err(last.unwrap_or_else(|| UpstreamError::Timeout { address: authority.to_owned() }))
     }
 
-    async fn ask(&self, mut connection: Connection, authority: &str) -> Result<TokioIo<Upgraded>, UpstreamError> {
+    async fn ask(
+        &self,
+        mut connection: Connection,
+        authority: &str,
+        cause: &HeaderMap,
+    ) -> Result<TokioIo<Upgraded>, UpstreamError> {
         let broken = |source| UpstreamError::Broken { address: authority.to_owned(), source };
         let mut request = Request::new(Body::empty());
         *request.method_mut() = Method::CONNECT;
         *request.uri_mut() =
             authority.parse().map_err(|_| UpstreamError::Protocol { address: authority.to_owned() })?;
+        trace::copy(cause, request.headers_mut());
         let answer = tokio::time::timeout(limits::HANDSHAKE, connection.sender.send_request(request)).await;
         let response = match answer {
             Err(_) => return Err(UpstreamError::Timeout { address: authority.to_owned() }),

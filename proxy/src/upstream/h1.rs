@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -123,7 +123,7 @@ pub(super) async fn send(
         }
     }
     // A new connection is not repeated on: what fails now is not staleness.
-    let mut sender = match connect(upstream).await {
+    let mut sender = match connect(upstream, request.headers()).await {
         Ok(sender) => sender,
         Err(error) => return Err(Failure::unsent(error, request)),
     };
@@ -176,8 +176,8 @@ fn repeatable(request: &Request<Body>) -> Option<Request<Body>> {
     Some(copy)
 }
 
-async fn connect(upstream: &Arc<Upstream>) -> Result<SendRequest<Body>, UpstreamError> {
-    let transport = upstream.dial().await?;
+async fn connect(upstream: &Arc<Upstream>, cause: &HeaderMap) -> Result<SendRequest<Body>, UpstreamError> {
+    let transport = upstream.dial(cause).await?;
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(limits::MAX_HEAD * 2)
         .max_headers(limits::MAX_HEADERS)

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -84,7 +84,7 @@ pub(super) async fn send(
     mut request: Request<Body>,
 ) -> Result<(Response<Incoming>, LeaseKind), Failure> {
     for last in [false, true] {
-        let (mut sender, stream, reused) = match take(upstream).await {
+        let (mut sender, stream, reused) = match take(upstream, request.headers()).await {
             Ok(taken) => taken,
             Err(error) => return Err(Failure::unsent(error, request)),
         };
@@ -107,7 +107,7 @@ pub(super) async fn send(
     Err(Failure::unsent(UpstreamError::Protocol { address: upstream.address() }, request))
 }
 
-async fn take(upstream: &Arc<Upstream>) -> Result<(SendRequest<Body>, Stream, bool), UpstreamError> {
+async fn take(upstream: &Arc<Upstream>, cause: &HeaderMap) -> Result<(SendRequest<Body>, Stream, bool), UpstreamError> {
     let generation = upstream.generation();
     if let Some((sender, stream)) = upstream.h2.take(generation) {
         upstream.shared.metrics.pool_reused.inc();
@@ -117,7 +117,7 @@ async fn take(upstream: &Arc<Upstream>) -> Result<(SendRequest<Body>, Stream, bo
     if let Some((sender, stream)) = upstream.h2.take(generation) {
         return Ok((sender, stream, true));
     }
-    let transport = upstream.dial().await?;
+    let transport = upstream.dial(cause).await?;
     let sender = connect(transport, &upstream.shared.tasks)
         .await
         .map_err(|source| UpstreamError::Broken { address: upstream.address(), source })?;
