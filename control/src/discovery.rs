@@ -157,6 +157,7 @@ impl Session {
             && !sent.acknowledged
         {
             sent.acknowledged = true;
+            self.connected.current(sent.version);
             self.metrics.push_seconds.observe(sent.made_at.elapsed().as_secs_f64());
         }
     }
@@ -165,7 +166,10 @@ impl Session {
     fn due(&mut self) -> Option<Snapshot> {
         let world = Arc::clone(&self.world.borrow_and_update());
         let content = build(&world, &self.subject)?;
-        if self.sent.as_ref().is_some_and(|sent| sent.content == content) {
+        if let Some(sent) = self.sent.as_ref().filter(|sent| sent.content == content) {
+            if sent.acknowledged {
+                self.connected.current(world.version);
+            }
             return None;
         }
         let policy = world.policy.as_ref()?;

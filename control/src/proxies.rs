@@ -91,6 +91,13 @@ impl Proxies {
 }
 
 impl Connected {
+    /// Notes that the proxy runs a snapshot that is still what the control plane would send at this version.
+    pub(crate) fn current(&self, version: u64) {
+        if let Some(status) = self.proxies.lock().by_stream.get_mut(&self.stream) {
+            status.current_version = status.current_version.max(version);
+        }
+    }
+
     /// Notes what the proxy says.
     pub(crate) fn report(&self, report: &Report) {
         let cut = |text: &str| text.chars().take(MAX_TEXT).collect::<String>();

@@ -38,6 +38,7 @@ impl StatusApi for StatusService {
             services: service_status(&world),
             proxies: self.proxies.status(),
             links: self.links.borrow().status(),
+            version: world.version,
             manifest_errors: manifests.errors.iter().map(ToString::to_string).collect(),
         }))
     }

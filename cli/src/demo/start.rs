@@ -99,6 +99,7 @@ impl Running {
         let mut endpoints = Endpoints::new(&self.plan, &self.policy, dsn, self.token.clone())?;
         step("clusters linked by invite and accept", link::link(endpoints.context())).await?;
         self.wait_for_rest().await?;
+        step("what each cluster exports known to the other", link::wait_until_known(endpoints.context())).await?;
         if arguments.rate > 0.0 {
             self.start_load(arguments.rate)?;
         }
