@@ -66,10 +66,12 @@ async fn a_signed_commit_is_pushed_and_an_unsigned_one_is_refused_and_recorded()
         })
         .await;
     audit.until("the bundle", |notes| notes.bundles.contains(&bundle.digest)).await;
-    let notes = audit.notes();
-    assert!(!notes.event("policy:activate", &unsigned));
-    let refusals = notes.records.iter().filter(|record| record.action == "policy:refuse");
-    assert_eq!(refusals.count(), 1, "one head is judged and recorded once");
+    {
+        let notes = audit.notes();
+        assert!(!notes.event("policy:activate", &unsigned));
+        let refusals = notes.records.iter().filter(|record| record.action == "policy:refuse");
+        assert_eq!(refusals.count(), 1, "one head is judged and recorded once");
+    }
 
     // A refused head may be replaced by a good one.
     east.git(&["reset", "-q", "--hard", &second]);

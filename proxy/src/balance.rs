@@ -194,7 +194,9 @@ mod tests {
             }).collect();
             let got = pick(&loads, |l| l, now, avoid).unwrap();
             prop_assert!(got < loads.len());
-            if let Some(a) = avoid { if loads.len() > 1 && a < loads.len() { prop_assert_ne!(got, a); } }
+            if let Some(a) = avoid.filter(|a| loads.len() > 1 && *a < loads.len()) {
+                prop_assert_ne!(got, a);
+            }
             let worst = *costs.iter().max().unwrap();
             let strict = costs.iter().filter(|c| **c == worst).count() == 1;
             if avoid.filter(|a| *a < loads.len()).is_none() && loads.len() > 1 && strict {

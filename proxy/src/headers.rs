@@ -167,7 +167,8 @@ mod tests {
 
     #[test]
     fn refuses_heads_that_can_be_read_in_two_ways() {
-        let cases: &[(&[(&'static str, &'static str)], Result<(), HeadError>)] = &[
+        type Case = (&'static [(&'static str, &'static str)], Result<(), HeadError>);
+        let cases: &[Case] = &[
             (&[("host", "a"), ("content-length", "3"), ("transfer-encoding", "chunked")], Err(HeadError::Framing)),
             (&[("host", "a"), ("host", "b")], Err(HeadError::Hosts)),
             (&[], Err(HeadError::NoHost)),

@@ -137,7 +137,6 @@ async fn a_changed_removed_or_inserted_row_is_found_and_named() {
     let problems =
         tamper("UPDATE signet.checkpoints SET note = replace(note, E'\\n20\\n', E'\\n21\\n') WHERE size = 20").await;
     assert!(problems.iter().any(|problem| matches!(problem, Problem::BadCheckpoint { size: 20, .. })), "{problems:?}");
-    drop(tamper);
     drop(connection);
     service.stop(true).await;
 }

@@ -34,8 +34,6 @@ pub(crate) const BANK: [Bank; 6] = [
 
 pub(crate) struct Plan {
     pub(crate) dir: PathBuf,
-    /// Where Unix sockets lie; apart from `dir` when that path is too long for one.
-    pub(crate) run: PathBuf,
     pub(crate) clusters: BTreeMap<&'static str, ClusterPlan>,
     pub(crate) workloads: Vec<WorkloadPlan>,
     pub(crate) postgres: SocketAddr,
@@ -55,6 +53,7 @@ pub(crate) struct ClusterPlan {
     /// Admin listeners, by component.
     pub(crate) admin: BTreeMap<&'static str, SocketAddr>,
     pub(crate) dir: PathBuf,
+    /// Where Unix sockets lie; apart from `dir` when that path is too long for one.
     pub(crate) run: PathBuf,
 }
 
@@ -108,7 +107,6 @@ impl Plan {
         }
         Ok(Self {
             dir: dir.to_owned(),
-            run: run.to_owned(),
             clusters,
             workloads,
             postgres: ports.take()?,

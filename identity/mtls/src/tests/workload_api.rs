@@ -77,7 +77,6 @@ fn message(svid: &Svid, own: &CertificateDer<'_>, federated: &[(&str, Certificat
             x509_svid_key: svid.key_der().to_vec(),
             bundle: own.to_vec(),
             hint: "internal".to_owned(),
-            ..Default::default()
         }],
         federated_bundles: federated.iter().map(|(name, root)| ((*name).to_owned(), root.to_vec())).collect(),
         ..Default::default()
