@@ -2,12 +2,12 @@
 //!
 //! They name the decision's id or a stable error code and one plain sentence, and nothing about policy or topology.
 
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE};
+use http::{HeaderName, HeaderValue, Response, StatusCode, Version};
 use uuid::Uuid;
 
 use crate::body::Body;
-use crate::headers;
+use crate::headers::{self, HeadError};
 use crate::upstream::UpstreamError;
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -68,6 +68,15 @@ pub(crate) fn fault(form: Form, fault: Fault) -> Response<Body> {
         Form::Http => text(fault.status, format!("{}\n", fault.text)),
     };
     response.headers_mut().insert(headers::ERROR, HeaderValue::from_static(fault.code));
+    response
+}
+
+/// A head that was refused. On HTTP/1 the connection ends with it: where such a request ends is for nobody to guess.
+pub(crate) fn refused_head(form: Form, error: HeadError, version: Version) -> Response<Body> {
+    let mut response = fault(form, if error == HeadError::Upgrade { UPGRADE } else { BAD_REQUEST });
+    if version < Version::HTTP_2 {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     response
 }
 

@@ -17,7 +17,7 @@ use crate::answer::{self, Form};
 use crate::body::Body;
 use crate::decide::{ActionOwned, Asked, Peer, Serves, Verdict, grpc_parts, reason};
 use crate::detect::HttpVersion;
-use crate::headers::{self, HeadError};
+use crate::headers;
 use crate::open::{OpenCalls, OpenGuard};
 use crate::serve::{self, Graceful, Signal, Signals};
 use crate::snapshot::Protocol;
@@ -138,8 +138,7 @@ impl Connection {
             if port.protocol == Protocol::Grpc && headers::is_grpc(&parts.headers) { Form::Grpc } else { Form::Http };
         if let Err(error) = headers::check(&parts.headers, parts.version) {
             self.refused(error.code());
-            let fault = if error == HeadError::Upgrade { answer::UPGRADE } else { answer::BAD_REQUEST };
-            return answer::fault(form, fault);
+            return answer::refused_head(form, error, parts.version);
         }
         let trace = Trace::start(&parts.headers, || {
             info_span!(target: "signet_proxy", "inbound", otel.kind = "server", http.request.method = %parts.method,

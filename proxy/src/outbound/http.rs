@@ -21,7 +21,7 @@ use crate::answer::{self, Form};
 use crate::body::Body;
 use crate::decide::{Call, Host, Peer, reason};
 use crate::detect::HttpVersion;
-use crate::headers::{self, HeadError};
+use crate::headers;
 use crate::serve::{self, Graceful, Signal, Signals};
 use crate::snapshot::Protocol;
 use crate::tls::Wire;
@@ -116,8 +116,7 @@ impl Client {
         let (mut parts, body) = request.into_parts();
         if let Err(error) = headers::check(&parts.headers, parts.version) {
             self.outbound.refusals.refused(self.address, error.code(), "http:parse", "", self.peer.id.as_ref(), "none");
-            let fault = if error == HeadError::Upgrade { answer::UPGRADE } else { answer::BAD_REQUEST };
-            return answer::fault(form, fault);
+            return answer::refused_head(form, error, parts.version);
         }
         let host = forward::host_of(&parts);
         let trace = Trace::start(&parts.headers, || {
