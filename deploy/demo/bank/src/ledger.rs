@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use axum::extract::{Path, State};
@@ -18,6 +18,9 @@ use crate::outbound;
 
 const DATABASE: &str = "ledger-db.bank.svc.cluster.local:5432";
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection is used for new queries this long, then left to its last query, as pools do. A sidecar closes a TCP
+/// connection when the identity that opened it expires; one that is younger than half the shortest life never meets that.
+const CONNECTION_LIFE: Duration = Duration::from_secs(5);
 
 pub(crate) async fn run(listen: SocketAddr, outbound: SocketAddr, database: Option<String>) -> anyhow::Result<()> {
     let database = database.context("the ledger needs its database: give --database or set LEDGER_DATABASE")?;
@@ -34,7 +37,7 @@ pub(crate) async fn run(listen: SocketAddr, outbound: SocketAddr, database: Opti
 struct Ledger {
     outbound: SocketAddr,
     config: Config,
-    client: Mutex<Option<Arc<Client>>>,
+    client: Mutex<Option<(Arc<Client>, Instant)>>,
 }
 
 #[derive(Deserialize)]
@@ -47,13 +50,16 @@ impl Ledger {
     /// The open connection, or a new one when there is none that works.
     async fn client(&self) -> anyhow::Result<Arc<Client>> {
         let mut slot = self.client.lock().await;
-        if let Some(client) = slot.as_ref().filter(|client| !client.is_closed()) {
+        if let Some((client, opened)) = slot.as_ref()
+            && !client.is_closed()
+            && opened.elapsed() < CONNECTION_LIFE
+        {
             return Ok(Arc::clone(client));
         }
         let opened =
             tokio::time::timeout(DATABASE_TIMEOUT, self.open()).await.context("ledger-db did not answer")??;
         let client = Arc::new(opened);
-        *slot = Some(Arc::clone(&client));
+        *slot = Some((Arc::clone(&client), Instant::now()));
         Ok(client)
     }
 
@@ -77,7 +83,12 @@ impl Ledger {
     }
 
     async fn balance(&self, id: i64) -> anyhow::Result<Option<i64>> {
-        let row = self.client().await?.query_opt("SELECT balance FROM accounts WHERE id = $1", &[&id]).await?;
+        let query = "SELECT balance FROM accounts WHERE id = $1";
+        // Reading twice does no harm, so a connection that breaks under a read is not the caller's concern.
+        let row = match self.client().await?.query_opt(query, &[&id]).await {
+            Err(error) if error.is_closed() => self.client().await?.query_opt(query, &[&id]).await?,
+            other => other?,
+        };
         Ok(row.map(|row| row.get(0)))
     }
 
