@@ -10,6 +10,10 @@ use std::{
 use signet_api::identity::{CreateJoinTokenRequest, operator_client::OperatorClient};
 use signet_identity::{agent, operator, server};
 use signet_mtls::{Identity, IdentitySource};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
@@ -61,6 +65,22 @@ impl Cluster {
 
     pub(crate) fn listen(&self) -> String {
         self.server.as_ref().unwrap().0.listen.to_string()
+    }
+
+    /// The value of the server's metric without labels, as its admin listener shows it.
+    pub(crate) async fn metric(&self, name: &str) -> String {
+        let admin = self.server.as_ref().unwrap().0.admin.expect("an admin listener");
+        let scrape = async {
+            let mut stream = TcpStream::connect(admin).await.unwrap();
+            let request = format!("GET /metrics HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            answer
+        };
+        let answer = tokio::time::timeout(WITHIN, scrape).await.expect("the metrics in time");
+        let value = answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("no `{name}` in {answer}")).trim().to_owned()
     }
 
     pub(crate) async fn operator(&self) -> OperatorClient<Channel> {
