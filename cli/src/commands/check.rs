@@ -14,6 +14,8 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::output::{self, Format, printable};
 
+const SECTIONS: [&str; 6] = ["this machine", "components", "sidecars", "policy", "federation", "audit"];
+
 #[derive(clap::Args)]
 pub(crate) struct Arguments {}
 
@@ -70,6 +72,8 @@ pub(crate) async fn run(global: &Global, _arguments: Arguments) -> Result<ExitCo
     if global.context.is_some() {
         let context = Context::load(global.context.as_deref())?;
         checks.extend(running::checks(&context).await);
+        // Cluster by cluster they come; a person reads section by section.
+        checks.sort_by_key(|check| SECTIONS.iter().position(|section| *section == check.section));
     }
     let ok = checks.iter().all(|check| check.status != Status::Failed);
     match global.output {
