@@ -1,3 +1,4 @@
+//! The tree against the definition of RFC 6962.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::collections::BTreeMap;

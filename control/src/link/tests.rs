@@ -1,3 +1,4 @@
+//! What a linked control plane is told.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::time::Instant;

@@ -1,3 +1,4 @@
+//! What becomes of links as federation and leases change.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use super::*;

@@ -1,3 +1,4 @@
+//! Manifests that are taken, and those that are refused with file, line and field.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::fs;

@@ -1,3 +1,4 @@
+//! What each proxy is told of a world.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::time::Instant;

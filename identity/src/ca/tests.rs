@@ -1,3 +1,4 @@
+//! The authority: what it signs, when it rotates, which roots it refuses.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::os::unix::fs::PermissionsExt;

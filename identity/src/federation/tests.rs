@@ -1,3 +1,5 @@
+//! Relationships as they are stored, refreshed and refused.
+
 use std::time::Duration;
 
 use rcgen::KeyPair;

@@ -1,3 +1,5 @@
+//! Invites that are accepted, and those that were altered.
+
 use std::time::Duration;
 
 use rcgen::KeyPair;

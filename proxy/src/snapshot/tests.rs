@@ -1,3 +1,4 @@
+//! Snapshots that are taken, and those that are refused.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 use super::*;
 

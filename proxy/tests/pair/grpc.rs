@@ -1,3 +1,5 @@
+//! gRPC through a pair: trailers, streams both ways, denials.
+
 use std::time::Duration;
 
 use bytes::Bytes;

@@ -1,3 +1,5 @@
+//! HTTP through a pair.
+
 use std::time::Duration;
 
 use signet_proxy::snapshot::Protocol;

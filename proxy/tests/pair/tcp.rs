@@ -1,3 +1,5 @@
+//! Raw TCP through a pair.
+
 use std::time::Duration;
 
 use signet_mtls::testing::Ca;

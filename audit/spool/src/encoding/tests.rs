@@ -1,3 +1,5 @@
+//! The frozen encoding: its test vector, round trips, and everything that a decoder must refuse.
+
 use proptest::prelude::*;
 
 use super::*;

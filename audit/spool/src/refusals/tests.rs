@@ -1,3 +1,5 @@
+//! Aggregated refusals: exact counts, bounded records.
+
 use super::*;
 use crate::spool::{Durability, SpoolConfig};
 use crate::testing::records;

@@ -1,3 +1,5 @@
+//! The spool: order, recovery after crashes, what it does when full, and its closing.
+
 mod crash;
 mod faults;
 
