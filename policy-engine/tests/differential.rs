@@ -333,12 +333,26 @@ fn datetime(time_us: i64) -> Expr {
     format!("datetime(\"1970-01-01\").offset(duration(\"{}ms\"))", time_us / 1000).parse().unwrap()
 }
 
-/// Effect, determining ids and reason by the rules: Cedar's answer, and an erring forbid denies.
-fn reference(asked: &Asked, policies: &[(String, bool)], world: &Entities) -> (Effect, BTreeSet<String>, Reason) {
-    let mut set = PolicySet::new();
-    for (n, (text, _)) in policies.iter().enumerate() {
-        set.add(Policy::parse(Some(PolicyId::new(text_id(text, n))), text).unwrap()).unwrap();
+/// Policies as the reference reads them, and which of them forbid.
+struct Policies {
+    set: PolicySet,
+    forbids: HashMap<String, bool>,
+}
+
+impl Policies {
+    fn parse<'a>(texts: impl Iterator<Item = &'a (bool, String, bool)>) -> Self {
+        let (mut set, mut forbids) = (PolicySet::new(), HashMap::new());
+        for (_, text, forbid) in texts {
+            let id = text_id(text);
+            set.add(Policy::parse(Some(PolicyId::new(&id)), text).unwrap()).unwrap();
+            forbids.insert(id, *forbid);
+        }
+        Self { set, forbids }
     }
+}
+
+/// Effect, determining ids and reason by the rules: Cedar's answer, and an erring forbid denies.
+fn reference(asked: &Asked, policies: &Policies, world: &Entities) -> (Effect, BTreeSet<String>, Reason) {
     let principal = match asked.principal {
         "" => "Mesh::Unauthenticated::\"plaintext\"".to_owned(),
         id => format!("Mesh::Workload::\"{id}\""),
@@ -357,15 +371,13 @@ fn reference(asked: &Asked, policies: &[(String, bool)], world: &Entities) -> (E
     let action = uid(&format!("Mesh::Action::\"{action}\""));
     let request =
         cedar_policy::Request::new(uid(&principal), action, uid(&resource), full_context(asked), None).unwrap();
-    let response = Authorizer::new().is_authorized(&request, &set, world);
+    let response = Authorizer::new().is_authorized(&request, &policies.set, world);
     let reasons: BTreeSet<String> = response.diagnostics().reason().map(ToString::to_string).collect();
-    let forbids: HashMap<String, bool> =
-        policies.iter().enumerate().map(|(n, (text, forbid))| (text_id(text, n), *forbid)).collect();
     let erring: BTreeSet<String> = response
         .diagnostics()
         .errors()
         .map(|AuthorizationError::PolicyEvaluationError(e)| e.policy_id().to_string())
-        .filter(|id| forbids[id])
+        .filter(|id| policies.forbids[id])
         .collect();
     match response.decision() {
         Cedar::Deny if !reasons.is_empty() => (Effect::Deny, reasons, Reason::Forbidden),
@@ -376,8 +388,8 @@ fn reference(asked: &Asked, policies: &[(String, bool)], world: &Entities) -> (E
 }
 
 /// The `@id` that the text carries.
-fn text_id(text: &str, fallback: usize) -> String {
-    text.split('"').nth(1).map_or_else(|| fallback.to_string(), str::to_owned)
+fn text_id(text: &str) -> String {
+    text.split('"').nth(1).unwrap().to_owned()
 }
 
 fn compile(policies: &[(bool, bool, String)]) -> (Bundle, Vec<(bool, String, bool)>) {
@@ -413,7 +425,7 @@ fn valid(policies: Vec<(bool, bool, String)>) -> Vec<(bool, bool, String)> {
 #[test]
 fn decisions_equal_cedar_over_the_whole_set() {
     let world = world();
-    let cases = std::env::var("SIGNET_DIFFERENTIAL_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(250);
+    let cases = std::env::var("SIGNET_DIFFERENTIAL_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(100);
     let mut seen: BTreeMap<&'static str, usize> = BTreeMap::new();
     let counts = std::sync::Mutex::new(&mut seen);
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
@@ -422,13 +434,11 @@ fn decisions_equal_cedar_over_the_whole_set() {
         max_shrink_iters: 200,
         ..ProptestConfig::default()
     });
-    let strategy = (proptest::collection::vec(policy(), 1..14), proptest::collection::vec(asked(), 20));
+    let strategy = (proptest::collection::vec(policy(), 1..14), proptest::collection::vec(asked(), 200));
     let outcome = runner.run(&strategy, |(policies, requests)| {
         let (bundle, kept) = compile(&valid(policies));
-        let texts = |with_shadow: bool| -> Vec<(String, bool)> {
-            kept.iter().filter(|(shadow, ..)| with_shadow || !shadow).map(|(_, t, f)| (t.clone(), *f)).collect()
-        };
-        let (enforced, all) = (texts(false), texts(true));
+        let (enforced, all) =
+            (Policies::parse(kept.iter().filter(|(shadow, ..)| !shadow)), Policies::parse(kept.iter()));
         for asked in &requests {
             let decision = bundle.decide(&asked.request());
             if asked.route() == Some(None) {
