@@ -51,8 +51,7 @@ impl Connection {
     async fn open(target: &Target) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(target.address).await?;
         stream.set_nodelay(true)?;
-        let request = format!("GET {} HTTP/1.1\r\nHost: {}\r\n\r\n", target.path, target.host).into_bytes();
-        Ok(Self { stream, request, buffer: Vec::with_capacity(16 * 1024) })
+        Ok(Self { stream, request: request(target), buffer: Vec::with_capacity(16 * 1024) })
     }
 
     /// Sends one request and reads its whole answer; only 200 with a content length counts.
@@ -61,18 +60,11 @@ impl Connection {
         self.buffer.clear();
         loop {
             ensure!(self.stream.read_buf(&mut self.buffer).await? > 0, "the connection was closed");
-            let Some(head) = self.buffer.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
-            let text = String::from_utf8_lossy(self.buffer.get(..head).unwrap_or_default()).to_ascii_lowercase();
-            if !text.starts_with("http/1.1 200") {
-                bail!("answered `{}`", text.lines().next().unwrap_or_default());
+            if let Some(whole) = whole_length(&self.buffer)?
+                && self.buffer.len() >= whole
+            {
+                return Ok(());
             }
-            let length =
-                text.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
-            let whole = head + 4 + length.context("the answer has no content-length")?;
-            while self.buffer.len() < whole {
-                ensure!(self.stream.read_buf(&mut self.buffer).await? > 0, "the connection was closed");
-            }
-            return Ok(());
         }
     }
 }
@@ -107,31 +99,82 @@ pub async fn closed(target: &Target, connections: usize, time: Duration) -> anyh
 
 /// `rate` requests per second over `connections`, evenly spaced.
 ///
+/// Each connection has a thread that sleeps to the microsecond: an async runtime's timer counts in milliseconds, which is
+/// more than what is measured.
+///
 /// # Errors
 /// When a connection cannot be opened or an answer is not 200.
 pub async fn open(target: &Target, connections: usize, rate: u32, time: Duration) -> anyhow::Result<Latencies> {
-    let mut tasks = JoinSet::new();
-    let start = Instant::now() + Duration::from_millis(20);
+    let start = std::time::Instant::now() + Duration::from_millis(50);
     let gap = Duration::from_secs(1) / rate;
     let total = (f64::from(rate) * time.as_secs_f64()) as u32;
-    for place in 0..u32::try_from(connections)? {
-        let mut connection = Connection::open(target).await?;
-        let step = u32::try_from(connections)?;
-        tasks.spawn(async move {
-            let mut latencies = Vec::new();
+    let step = u32::try_from(connections)?;
+    let mut threads = JoinSet::new();
+    for place in 0..step {
+        let mut connection = Blocking::open(target)?;
+        threads.spawn_blocking(move || {
+            let mut latencies = Vec::with_capacity((total / step) as usize + 1);
             for n in (place..total).step_by(step as usize) {
                 let due = start + gap * n;
-                tokio::time::sleep_until(due).await;
-                connection.call().await?;
+                std::thread::sleep(due.saturating_duration_since(std::time::Instant::now()));
+                connection.call()?;
                 latencies.push(due.elapsed().as_secs_f64() * 1e6);
             }
             anyhow::Ok(latencies)
         });
     }
     let mut sorted = Vec::new();
-    while let Some(done) = tasks.join_next().await {
+    while let Some(done) = threads.join_next().await {
         sorted.extend(done??);
     }
     sorted.sort_by(f64::total_cmp);
     Ok(Latencies { sorted, failed: 0 })
+}
+
+/// One keep-alive connection of a thread.
+struct Blocking {
+    stream: std::net::TcpStream,
+    request: Vec<u8>,
+    buffer: Vec<u8>,
+}
+
+impl Blocking {
+    fn open(target: &Target) -> anyhow::Result<Self> {
+        let stream = std::net::TcpStream::connect(target.address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        Ok(Self { stream, request: request(target), buffer: vec![0; 16 * 1024] })
+    }
+
+    fn call(&mut self) -> anyhow::Result<()> {
+        use std::io::{Read, Write};
+
+        self.stream.write_all(&self.request)?;
+        let mut filled = 0;
+        loop {
+            let room = self.buffer.get_mut(filled..).unwrap_or_default();
+            ensure!(!room.is_empty(), "the answer is larger than what the benchmark asks for");
+            let read = self.stream.read(room)?;
+            ensure!(read > 0, "the connection was closed");
+            filled += read;
+            if whole_length(self.buffer.get(..filled).unwrap_or_default())?.is_some_and(|whole| filled >= whole) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn request(target: &Target) -> Vec<u8> {
+    format!("GET {} HTTP/1.1\r\nHost: {}\r\n\r\n", target.path, target.host).into_bytes()
+}
+
+/// How long the whole answer is, once its head is there; only 200 with a content length counts.
+fn whole_length(answer: &[u8]) -> anyhow::Result<Option<usize>> {
+    let Some(head) = answer.windows(4).position(|window| window == b"\r\n\r\n") else { return Ok(None) };
+    let text = String::from_utf8_lossy(answer.get(..head).unwrap_or_default()).to_ascii_lowercase();
+    if !text.starts_with("http/1.1 200") {
+        bail!("answered `{}`", text.lines().next().unwrap_or_default());
+    }
+    let length = text.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+    Ok(Some(head + 4 + length.context("the answer has no content-length")?))
 }
