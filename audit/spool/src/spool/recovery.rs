@@ -156,7 +156,8 @@ fn scan(path: PathBuf, bytes: &[u8], header: Header, start: usize, modified: Sys
         }
     }
     // A closing mark may end in zeros too, and nothing follows it: such a segment is left as it is.
-    let used = if closing.is_some() { bytes.len() } else { (at + written(bytes.get(at..).unwrap_or_default())).max(start) };
+    let used =
+        if closing.is_some() { bytes.len() } else { (at + written(bytes.get(at..).unwrap_or_default())).max(start) };
     trim(&path, used);
     let segment = Segment { path, last, start: start as u64, data: at as u64, allocated: used as u64 };
     Scanned { header, segment, missing, torn_bytes, closing, modified }
