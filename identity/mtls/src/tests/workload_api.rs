@@ -20,13 +20,14 @@ use crate::testing::{Ca, id};
 use crate::{IdentityError, IdentitySource, Svid};
 
 type Answer<T> = Result<Response<T>, Status>;
+type AnswerBundles = fn(&Request<X509BundlesRequest>) -> Answer<X509BundlesResponse>;
 type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// A Workload API with the answers of a test.
 #[derive(Default)]
 pub(super) struct Answers {
     pub(super) svids: Option<watch::Receiver<X509svidResponse>>,
-    pub(super) bundles: Option<fn(&Request<X509BundlesRequest>) -> Answer<X509BundlesResponse>>,
+    pub(super) bundles: Option<AnswerBundles>,
 }
 
 pub(super) fn routes(answers: Answers) -> tonic::service::Routes {
