@@ -34,7 +34,6 @@ struct Package {
     id: String,
     name: String,
     manifest_path: String,
-    license: Option<String>,
     dependencies: Vec<Dependency>,
 }
 
@@ -90,12 +89,28 @@ pub(crate) fn members(root: &Path) -> anyhow::Result<Vec<String>> {
         .collect()
 }
 
-/// Name, version-less, and licence of every package that is built.
+/// Name and licence of every package that is built. `cargo tree` knows which optional ones are; `cargo metadata` lists them
+/// all.
 pub(crate) fn licences(root: &Path) -> anyhow::Result<Vec<(String, Option<String>)>> {
-    let metadata = metadata(root)?;
-    let used: BTreeSet<&str> = metadata.resolve.nodes.iter().map(|node| node.id.as_str()).collect();
-    let used = metadata.packages.iter().filter(|package| used.contains(package.id.as_str()));
-    Ok(used.map(|package| (package.name.clone(), package.license.clone())).collect())
+    let output = Command::new("cargo")
+        .current_dir(root)
+        .args(["tree", "--workspace", "--locked", "--edges=normal,build,dev", "--prefix=none", "--no-dedupe"])
+        .args(["--format={p}|{l}"])
+        .output()?;
+    ensure!(output.status.success(), "cargo tree failed: {}", String::from_utf8_lossy(&output.stderr));
+    let lines = String::from_utf8(output.stdout)?;
+    let packages: BTreeSet<(String, Option<String>)> = lines
+        .lines()
+        .filter_map(|line| {
+            let (package, licence) = line.split_once('|')?;
+            // A package that stood above is marked so.
+            let licence = licence.trim_end_matches(" (*)");
+            let licence = Some(licence.to_owned()).filter(|licence| !licence.is_empty());
+            Some((package.split(' ').next()?.to_owned(), licence))
+        })
+        .collect();
+    ensure!(packages.len() > 100, "cargo tree named only {} packages", packages.len());
+    Ok(packages.into_iter().collect())
 }
 
 pub(crate) fn check(root: &Path) -> anyhow::Result<Vec<String>> {
