@@ -23,7 +23,7 @@ build: setup-build web ## Build the release programs into target/release, and al
 
 test: setup-test web web-test ## Set up, then run every test, those over a running demo included.
 	cargo build --locked --workspace --bins
-	cargo test --locked --workspace
+	cargo test --locked --workspace --no-fail-fast
 
 lint: setup-build web ## Check formatting, lints, dependencies and the house rules.
 	cargo fmt --all --check
