@@ -26,7 +26,7 @@ pub(crate) struct Tuning {
     pub(crate) svid_ttl: u32,
 }
 
-/// Writes everything that components read at their start. `otlp` is where traces go, if anywhere.
+/// Writes everything that components read at their start.
 pub(crate) fn write_all(plan: &Plan, policy: &PolicyRepository, dsn: &str, tuning: Tuning) -> Result<(), Failure> {
     for cluster in plan.clusters.values() {
         let workloads: Vec<&WorkloadPlan> =

@@ -4,11 +4,12 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use rust_embed::RustEmbed;
 
 use super::directory;
+use super::process::run_to_end;
 use crate::failure::{Failure, ResultExt};
 
 const AUTHOR: &str = "Bank Policy Author";
@@ -74,7 +75,7 @@ impl PolicyRepository {
             .args(arguments)
             .env("GIT_CONFIG_NOSYSTEM", "1")
             .env("GIT_CONFIG_GLOBAL", "/dev/null");
-        run(git, &format!("git {}", arguments.join(" ")))
+        run_to_end(git, &format!("git {}", arguments.join(" ")), INSTALL_GIT)
     }
 }
 
@@ -82,18 +83,9 @@ impl PolicyRepository {
 fn make_key(path: &Path) -> Result<String, Failure> {
     let mut keygen = Command::new("ssh-keygen");
     keygen.args(["-q", "-t", "ed25519", "-N", "", "-C", EMAIL, "-f"]).arg(path);
-    run(keygen, "ssh-keygen")?;
+    run_to_end(keygen, "ssh-keygen", INSTALL_GIT)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))
         .failed("cannot protect the signing key", INSTALL_GIT)?;
     let public = fs::read_to_string(path.with_extension("pub")).failed("cannot read the signing key", INSTALL_GIT)?;
     Ok(public.trim().to_owned())
-}
-
-fn run(mut command: Command, name: &str) -> Result<(), Failure> {
-    let output = command.stdin(Stdio::null()).output().failed(format!("cannot run `{name}`"), INSTALL_GIT)?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(Failure::failed(format!("`{name}` failed: {}", said.trim())).next("mend what it says and start the demo again"))
 }

@@ -7,10 +7,10 @@ use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use super::directory;
-use super::process::Spawn;
+use super::process::{Spawn, run_to_end};
 use crate::failure::{Failure, ResultExt};
 
 const SERVER_ROOT: &str = "/usr/lib/postgresql";
@@ -100,7 +100,7 @@ impl Postgres {
             "UTF8",
         ]);
         initdb.args(["--locale", "C.UTF-8", "--no-sync", "--pwfile"]).arg(password_file.path());
-        run(initdb, "initdb")?;
+        run_to_end(initdb, "initdb", INSTALL)?;
         Ok(postgres)
     }
 
@@ -150,7 +150,7 @@ impl Postgres {
         let mut psql = Command::new(self.binaries.join("psql"));
         psql.arg(format!("postgres://{}@{}/postgres", self.user, self.address)).env("PGPASSWORD", &self.password);
         psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-c", &format!("CREATE DATABASE {}", self.user)]);
-        run(psql, "psql")
+        run_to_end(psql, "psql", INSTALL)
     }
 }
 
@@ -167,13 +167,4 @@ pub(crate) fn data_root(dir: &Path, account: Option<Account>) -> Result<(PathBuf
     chown(root.path(), Some(account.uid), Some(account.gid))
         .failed("cannot hand the database's files over", INSTALL)?;
     Ok((root.path().to_owned(), Some(root)))
-}
-
-fn run(mut command: Command, name: &str) -> Result<(), Failure> {
-    let output = command.stdin(Stdio::null()).output().failed(format!("cannot run `{name}`"), INSTALL)?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(Failure::failed(format!("`{name}` failed: {}", said.trim())).next("mend what it says and start the demo again"))
 }

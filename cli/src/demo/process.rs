@@ -40,6 +40,16 @@ impl Spawn {
     }
 }
 
+/// Runs a program of the machine to its end; `install` is the next step when it is not there.
+pub(crate) fn run_to_end(mut command: Command, name: &str, install: &str) -> Result<(), Failure> {
+    let output = command.stdin(Stdio::null()).output().failed(format!("cannot run `{name}`"), install)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(Failure::failed(format!("`{name}` failed: {}", said.trim())).next("mend what it says and start the demo again"))
+}
+
 /// Names and pids of the children as they are now.
 pub(crate) type Pids = watch::Receiver<BTreeMap<String, u32>>;
 

@@ -152,7 +152,6 @@ async fn broken(demo: &Demo) -> anyhow::Result<()> {
 }
 
 async fn shadow(demo: &Demo) -> anyhow::Result<()> {
-    let head = git(demo, &["rev-parse", "HEAD"])?;
     write(demo, "policies/test-web-writes.cedar", &WEB_WRITES.replace("@owner", "@mode(\"shadow\")\n@owner"))?;
     git(demo, &["add", "--all"])?;
     git(demo, &["commit", "--quiet", "-S", "-m", "Try web's writes in the shadow"])?;
@@ -174,6 +173,5 @@ async fn shadow(demo: &Demo) -> anyhow::Result<()> {
     git(demo, &["revert", "--no-edit", "-S", "HEAD"])?;
     let explained = explained?;
     assert!(explained.stdout.contains("test-web-writes"), "the record names the shadow policy: {}", explained.stdout);
-    drop(head);
     Ok(())
 }
