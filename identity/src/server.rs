@@ -221,8 +221,9 @@ pub async fn start(config: ServerConfig, stopping: CancellationToken) -> Result<
     shared.issued_one(&own_svid, None, now);
 
     let mut tasks = JoinSet::new();
-    let admin = start_admin(&shared, registry, &mut tasks).await?;
+    // Before the admin listener, so that whoever hears that the server is ready finds the socket there.
     start_operator_socket(&shared, &mut tasks)?;
+    let admin = start_admin(&shared, registry, &mut tasks).await?;
     start_grpc(&shared, grpc_listener, &mut tasks);
     let (served, cancel, source) = (shared.bundle.clone(), stopping.clone(), shared.own.source().clone());
     tasks.spawn(async move {

@@ -294,16 +294,8 @@ async fn start_identity(cluster: &ClusterPlan, processes: &mut Processes, progra
 async fn join_token(cluster: &ClusterPlan) -> Result<String, Failure> {
     let next = "see the identity server's log";
     let path = cluster.operator_socket();
-    // The server says that it is ready a moment before this socket is there.
-    let mut operator = signet_identity::operator::connect(&path).await;
-    for _ in 0..100 {
-        if operator.is_ok() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        operator = signet_identity::operator::connect(&path).await;
-    }
-    let answer = operator
+    let answer = signet_identity::operator::connect(&path)
+        .await
         .unreachable("the identity server's operator socket does not answer", next)?
         .create_join_token(CreateJoinTokenRequest { ttl_seconds: JOIN_TOKEN_TTL_SECONDS })
         .await
