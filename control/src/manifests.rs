@@ -4,6 +4,7 @@
 //! `directory` watches. What is wrong in one file leaves the whole last good state in force: half of a change is
 //! worse than none.
 
+mod addresses;
 mod directory;
 mod document;
 mod resolve;

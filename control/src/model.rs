@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -103,6 +103,8 @@ pub struct Service {
     pub admission: Admission,
     /// Whether a ServiceExport names it.
     pub exported: bool,
+    /// ClusterIPs: connections to them are for this service, whichever endpoint takes them.
+    pub addresses: Vec<IpAddr>,
     /// Its TCP ports.
     pub ports: Vec<Port>,
 }
@@ -121,6 +123,8 @@ impl Service {
 pub struct Desired {
     /// Services by name.
     pub services: BTreeMap<ServiceName, Service>,
+    /// IP addresses that ServiceImports give to services of linked clusters.
+    pub import_addresses: BTreeMap<ServiceName, Vec<IpAddr>>,
     /// What was ignored or looks wrong but does not stop the manifests from being used.
     pub warnings: Vec<String>,
 }

@@ -109,6 +109,7 @@ fn outbound(world: &World, desired: &Desired, own_namespace: &str) -> Vec<Outbou
             spiffe_ids: texts(&service.spiffe_ids(&world.trust_domain)),
             endpoints: endpoints_of(port),
             gateway: None,
+            addresses: service.addresses.iter().map(ToString::to_string).collect(),
         }));
     }
     outbound.extend(imported(world, desired));
@@ -137,6 +138,13 @@ fn imported(world: &World, desired: &Desired) -> Vec<OutboundService> {
                 protocol: service.protocol.as_str().to_owned(),
                 spiffe_ids: texts(&service.spiffe_ids),
                 endpoints: Vec::new(),
+                addresses: desired
+                    .import_addresses
+                    .get(&service.name)
+                    .into_iter()
+                    .flatten()
+                    .map(ToString::to_string)
+                    .collect(),
                 gateway: Some(RemoteGateway {
                     addresses: vec![import.gateway.clone()],
                     spiffe_id: gateway.to_string(),

@@ -1,6 +1,6 @@
 //! The sidecar's configuration file.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -20,8 +20,12 @@ pub struct Config {
     pub audit: String,
     /// Loopback.
     pub admin: SocketAddr,
-    /// The explicit outbound listener; loopback.
-    pub outbound: SocketAddr,
+    /// The explicit outbound listener; loopback. Without it there must be `transparent`.
+    #[serde(default)]
+    pub outbound: Option<SocketAddr>,
+    /// Takes what the rules of `signet-proxy init` redirect.
+    #[serde(default)]
+    pub transparent: Option<TransparentConfig>,
     #[serde(default)]
     pub inbound: Vec<InboundConfig>,
     /// Where the last good snapshot is kept.
@@ -35,6 +39,43 @@ pub struct Config {
     pub workers: Option<usize>,
     #[serde(default)]
     pub telemetry: TelemetryConfig,
+}
+
+/// The listeners that redirect rules lead to.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TransparentConfig {
+    #[serde(default = "outbound_port")]
+    pub outbound_port: u16,
+    #[serde(default = "inbound_port")]
+    pub inbound_port: u16,
+    /// As `signet-proxy init --inbound-mode`; `tproxy` needs CAP_NET_ADMIN.
+    #[serde(default)]
+    pub inbound_mode: InboundMode,
+    /// Where the workload's apps listen, each on the port that was asked for.
+    #[serde(default = "loopback")]
+    pub app_host: IpAddr,
+}
+
+/// How inbound connections get here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InboundMode {
+    #[default]
+    Redirect,
+    Tproxy,
+}
+
+fn outbound_port() -> u16 {
+    crate::intercept::OUTBOUND_PORT
+}
+
+fn inbound_port() -> u16 {
+    crate::intercept::INBOUND_PORT
+}
+
+fn loopback() -> IpAddr {
+    IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)
 }
 
 /// One inbound port.

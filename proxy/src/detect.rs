@@ -1,6 +1,8 @@
 //! Telling HTTP/2 with prior knowledge from HTTP/1, by the first bytes: the preface begins with `PRI`, and no method of
 //! HTTP/1 does (RFC 9113, section 3.4).
 
+mod first;
+
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,7 +13,10 @@ use tokio::net::TcpStream;
 
 use crate::limits;
 
+pub(crate) use first::{First, first};
+
 const PREFACE: &[u8] = b"PRI";
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HttpVersion {
@@ -29,6 +34,11 @@ fn tell(bytes: &[u8]) -> Option<HttpVersion> {
 
 /// Looks without taking. `None`: the client went away or said too little in time.
 pub(crate) async fn on_socket(stream: &TcpStream) -> Option<HttpVersion> {
+    on_socket_within(stream, limits::DETECT).await
+}
+
+/// The same with another limit.
+pub(crate) async fn on_socket_within(stream: &TcpStream, limit: Duration) -> Option<HttpVersion> {
     let look = async {
         let mut seen = [0; PREFACE.len()];
         loop {
@@ -40,10 +50,10 @@ pub(crate) async fn on_socket(stream: &TcpStream) -> Option<HttpVersion> {
                 return Some(version);
             }
             // `P` or `PR` came alone; the socket stays readable, so wait a moment for the rest.
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
     };
-    tokio::time::timeout(limits::DETECT, look).await.ok().flatten()
+    tokio::time::timeout(limit, look).await.ok().flatten()
 }
 
 /// Reads what is needed to tell, and gives a stream that starts with it.

@@ -4,6 +4,7 @@
 //! caller sent. Services that share a port must all permit. A port that the snapshot does not know serves nobody.
 
 mod http;
+mod intercepted;
 mod tcp;
 
 use std::net::SocketAddr;
@@ -17,6 +18,8 @@ use signet_policy::Action;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
+
+pub use intercepted::Intercepted;
 
 use crate::decide::{ActionOwned, Asked, Call, Enforcer, Peer, Serves, Verdict, reason};
 use crate::detect::{self, HttpVersion};
@@ -65,9 +68,21 @@ impl Inbound {
         metrics: Arc<Metrics>,
         stop: Stop,
     ) -> Arc<Self> {
+        Arc::new(Self::parts(target_port, app, source, enforcer, refusals, metrics, stop))
+    }
+
+    fn parts(
+        target_port: u16,
+        app: SocketAddr,
+        source: IdentitySource,
+        enforcer: Arc<Enforcer>,
+        refusals: Refusals,
+        metrics: Arc<Metrics>,
+        stop: Stop,
+    ) -> Self {
         let tls = tls::inbound(&source, Select::Workload);
         let shared = Shared { source, metrics, tasks: TaskTracker::new() };
-        Arc::new(Self { target_port, app, port: ArcSwapOption::empty(), tls, shared, enforcer, refusals, stop })
+        Self { target_port, app, port: ArcSwapOption::empty(), tls, shared, enforcer, refusals, stop }
     }
 
     /// Takes over what a snapshot says about this listener.

@@ -8,6 +8,9 @@ pub(crate) const HANDSHAKE: Duration = Duration::from_secs(5);
 pub(crate) const CONNECT: Duration = Duration::from_secs(3);
 /// First bytes on an explicit listener, and inside CONNECT.
 pub(crate) const DETECT: Duration = Duration::from_secs(5);
+/// First bytes of a connection whose protocol nobody declared; what cannot be told by then is bytes. A server that speaks
+/// first waits this long for its client's sidecar, once.
+pub(crate) const DETECT_UNDECLARED: Duration = Duration::from_millis(100);
 /// Between requests of an accepted HTTP/1.1 connection, and for the head of one.
 pub(crate) const SERVER_IDLE: Duration = Duration::from_secs(120);
 /// Idle upstream connections go before the other side closes them.

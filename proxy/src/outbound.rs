@@ -6,6 +6,7 @@
 
 mod connect;
 mod http;
+mod intercepted;
 mod table;
 
 use std::net::SocketAddr;
@@ -92,7 +93,7 @@ impl Outbound {
         let peer = Arc::new(self.own(address));
         // Someone who connects and says nothing (a port check) asked for nothing: there is nothing to refuse or record.
         let Some(version) = detect::on_socket(&stream).await else { return };
-        let client = Arc::new(http::Client { outbound: self, peer, address, fixed: None });
+        let client = Arc::new(http::Client { outbound: self, peer, address, reach: http::Reach::Named });
         client.serve(stream, version).await;
     }
 

@@ -11,6 +11,7 @@ use prometheus_client::registry::Registry;
 use signet_mtls::{IdentitySource, PeerRule, Select, SpiffeId, TrustDomain, alpn};
 use signet_observe::{Admin, Condition};
 use signet_spool::{RefusalAggregator, Spool};
+use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +20,8 @@ use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::decide::{Enforcer, Recorder};
-use crate::inbound::Inbound;
+use crate::inbound::{Inbound, Intercepted};
+use crate::intercept;
 use crate::metrics::Metrics;
 use crate::outbound::Outbound;
 use crate::refusal::Refusals;
@@ -50,7 +52,7 @@ pub async fn run(config: Config, data: Handle, shutdown: impl Future<Output = ()
     let stop = Stop::default();
 
     // Ports are taken first: a sidecar that cannot have them should say so before anything else.
-    let (outbound_listener, inbound_listeners) = listen(&config, &data).await?;
+    let listeners = listen(&config, &data).await?;
 
     tokio::pin!(shutdown);
     let source = tokio::select! {
@@ -101,6 +103,17 @@ pub async fn run(config: Config, data: Handle, shutdown: impl Future<Output = ()
         })
         .collect();
 
+    let intercepted = config.transparent.as_ref().map(|transparent| {
+        Intercepted::new(
+            transparent.app_host,
+            source.clone(),
+            Arc::clone(&enforcer),
+            refusals.clone(),
+            Arc::clone(&metrics),
+            stop.clone(),
+        )
+    });
+
     let admin = Admin::new(registry).config_json(serde_json::to_value(&config).unwrap_or_default());
     let readiness = admin.readiness();
     let conditions = Conditions {
@@ -123,27 +136,40 @@ pub async fn run(config: Config, data: Handle, shutdown: impl Future<Output = ()
         records.clone(),
     ));
     {
-        let (outbound, inbound) = (Arc::clone(&outbound), inbound.clone());
+        let (outbound, inbound, intercepted) = (Arc::clone(&outbound), inbound.clone(), intercepted.clone());
         let apply = move |snapshot: &Arc<Snapshot>| {
             outbound.apply(snapshot);
             for listener in &inbound {
                 listener.apply(snapshot);
             }
+            if let Some(intercepted) = &intercepted {
+                intercepted.apply(snapshot);
+            }
         };
         background.spawn(Arc::clone(&enforcer).follow(snapshots.clone(), source.watch(), apply, cancel.clone()));
     }
-    background.spawn(housekeeping(
-        conditions,
-        source.clone(),
-        snapshots,
-        spool.clone(),
-        Arc::clone(&outbound),
-        inbound.clone(),
-        cancel.clone(),
-    ));
-    stop.tasks.spawn_on(outbound.run(outbound_listener), &data);
-    for (listener, tcp) in inbound.into_iter().zip(inbound_listeners) {
+    let sweep = {
+        let (outbound, inbound, intercepted) = (Arc::clone(&outbound), inbound.clone(), intercepted.clone());
+        move || {
+            outbound.sweep();
+            inbound.iter().for_each(|listener| listener.sweep());
+            intercepted.iter().for_each(|intercepted| intercepted.sweep());
+        }
+    };
+    background.spawn(housekeeping(conditions, source.clone(), snapshots, spool.clone(), sweep, cancel.clone()));
+    if let Some(listener) = listeners.outbound {
+        stop.tasks.spawn_on(Arc::clone(&outbound).run(listener), &data);
+    }
+    for (listener, tcp) in inbound.into_iter().zip(listeners.inbound) {
         stop.tasks.spawn_on(listener.run(tcp), &data);
+    }
+    for listener in listeners.intercepted_outbound {
+        stop.tasks.spawn_on(Arc::clone(&outbound).run_intercepted(listener), &data);
+    }
+    for listener in listeners.intercepted_inbound {
+        if let Some(intercepted) = &intercepted {
+            stop.tasks.spawn_on(Arc::clone(intercepted).run(listener), &data);
+        }
     }
 
     shutdown.await;
@@ -163,18 +189,36 @@ pub async fn run(config: Config, data: Handle, shutdown: impl Future<Output = ()
         .context("the last records may not be on stable storage")
 }
 
-type Listeners = (tokio::net::TcpListener, Vec<tokio::net::TcpListener>);
+#[derive(Default)]
+struct Listeners {
+    outbound: Option<TcpListener>,
+    /// In the order of the configuration.
+    inbound: Vec<TcpListener>,
+    intercepted_outbound: Vec<TcpListener>,
+    intercepted_inbound: Vec<TcpListener>,
+}
 
 /// Binds on the data runtime, whose reactor the sockets then belong to.
 async fn listen(config: &Config, data: &Handle) -> anyhow::Result<Listeners> {
-    let (address, inbound) = (config.outbound, config.inbound.clone());
+    anyhow::ensure!(
+        config.outbound.is_some() || config.transparent.is_some(),
+        "the configuration names no outbound listener: give `outbound`, or `transparent` with the rules of `signet-proxy init`"
+    );
+    let config = config.clone();
     data.spawn(async move {
-        let outbound = Outbound::bind(address).await?;
-        let mut listeners = Vec::new();
-        for port in inbound {
-            listeners.push(Inbound::bind(port.listen).await?);
+        let mut listeners = Listeners::default();
+        if let Some(address) = config.outbound {
+            listeners.outbound = Some(Outbound::bind(address).await?);
         }
-        Ok((outbound, listeners))
+        for port in &config.inbound {
+            listeners.inbound.push(Inbound::bind(port.listen).await?);
+        }
+        if let Some(transparent) = &config.transparent {
+            let bound = intercept::bind(transparent)?;
+            listeners.intercepted_outbound = bound.outbound;
+            listeners.intercepted_inbound = bound.inbound;
+        }
+        Ok(listeners)
     })
     .await
     .context("binding was interrupted")?
@@ -219,8 +263,7 @@ async fn housekeeping(
     source: IdentitySource,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
     spool: Spool,
-    outbound: Arc<Outbound>,
-    inbound: Vec<Arc<Inbound>>,
+    sweep: impl Fn() + Send,
     cancel: CancellationToken,
 ) {
     let mut tick = tokio::time::interval(HOUSEKEEPING);
@@ -239,10 +282,7 @@ async fn housekeeping(
             }
         });
         conditions.spool.set(spool.stats().failed.map_or(Ok(()), Err));
-        outbound.sweep();
-        for listener in &inbound {
-            listener.sweep();
-        }
+        sweep();
         tokio::select! {
             () = cancel.cancelled() => return,
             _ = tick.tick() => {}

@@ -10,7 +10,7 @@ mod store;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use signet_api::control as wire;
@@ -95,6 +95,8 @@ pub struct OutboundService {
     pub endpoints: Vec<SocketAddr>,
     /// Set when it lives in another trust domain.
     pub gateway: Option<RemoteGateway>,
+    /// Addresses that stand for it, whichever endpoint serves: a redirected connection to one of them is for it.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// The gateway of the trust domain that a remote service lives in.
@@ -257,6 +259,12 @@ fn outbound(at: &str, w: &wire::OutboundService) -> Result<OutboundService, Snap
         spiffe_ids: spiffe_ids(at, &w.spiffe_ids)?,
         endpoints: endpoints(at, &w.endpoints)?,
         gateway,
+        addresses: w
+            .addresses
+            .iter()
+            .enumerate()
+            .map(|(i, a)| parse(|| format!("{at}.addresses[{i}]"), a, "an IP address"))
+            .collect::<Result<_, _>>()?,
     })
 }
 

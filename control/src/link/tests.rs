@@ -19,6 +19,7 @@ fn service(name: &str, exported: bool) -> (ServiceName, Service) {
         name: name.clone(),
         admission: Admission::Strict,
         exported,
+        addresses: Vec::new(),
         ports: vec![port],
     };
     (name, service)
@@ -31,7 +32,7 @@ fn only_exported_services_are_told_and_never_their_endpoints() {
         version: 1,
         made_at: Instant::now(),
         trust_domain: "west.example".parse().unwrap(),
-        desired: Some(Arc::new(Desired { services, warnings: Vec::new() })),
+        desired: Some(Arc::new(Desired { services, ..Desired::default() })),
         policy: None,
         imports: Arc::default(),
     };

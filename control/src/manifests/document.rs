@@ -18,6 +18,22 @@ pub(super) struct ServiceExport {
     pub metadata: ObjectMeta,
 }
 
+/// `multicluster.x-k8s.io` ServiceImport (MCS API 0.5): Signet reads its name and `spec.ips`. What is behind it comes over
+/// the link with the exporting cluster.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct ServiceImport {
+    #[serde(default)]
+    pub metadata: ObjectMeta,
+    #[serde(default)]
+    pub spec: ServiceImportSpec,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(super) struct ServiceImportSpec {
+    #[serde(default)]
+    pub ips: Vec<String>,
+}
+
 /// Which document of which file, with its text, so that an error found later can still name a line.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
@@ -74,6 +90,7 @@ pub(super) enum Object {
     Service(Box<Service>),
     EndpointSlice(Box<EndpointSlice>),
     ServiceExport(Box<ServiceExport>),
+    ServiceImport(Box<ServiceImport>),
 }
 
 #[derive(Deserialize)]
@@ -129,8 +146,11 @@ fn parse(place: &Place) -> Result<Object, Unreadable> {
         ("multicluster.x-k8s.io/v1alpha1" | "multicluster.x-k8s.io/v1beta1", "ServiceExport") => {
             Object::ServiceExport(typed(place)?)
         }
+        ("multicluster.x-k8s.io/v1alpha1" | "multicluster.x-k8s.io/v1beta1", "ServiceImport") => {
+            Object::ServiceImport(typed(place)?)
+        }
         // A known kind under another version would silently take a service out of the mesh.
-        (version, kind @ ("Service" | "EndpointSlice" | "ServiceExport")) => {
+        (version, kind @ ("Service" | "EndpointSlice" | "ServiceExport" | "ServiceImport")) => {
             let message = format!("`{version}` is not a version of {kind} that Signet reads");
             return Err(place.error("apiVersion", message).into());
         }

@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::ManifestError;
+use super::addresses::{Addresses, cluster_ips};
 use super::document::{Object, Place};
 use crate::model::{Admission, Desired, Port, Protocol, Service, ServiceName};
 
@@ -28,6 +29,8 @@ pub(super) fn resolve(objects: Vec<(Place, Object)>) -> Result<Desired, Vec<Mani
     let mut services = BTreeMap::new();
     let mut slices: BTreeMap<ServiceName, Vec<Slice>> = BTreeMap::new();
     let mut exports = BTreeSet::new();
+    let mut import_addresses = BTreeMap::new();
+    let mut addresses = Addresses::default();
     for (place, object) in objects {
         let outcome = match object {
             Object::Service(service) => {
@@ -52,13 +55,22 @@ pub(super) fn resolve(objects: Vec<(Place, Object)>) -> Result<Desired, Vec<Mani
             Object::ServiceExport(export) => name_of(&place, &export.metadata).map(|name| {
                 exports.insert(name);
             }),
+            Object::ServiceImport(import) => name_of(&place, &import.metadata).and_then(|name| {
+                let owner = format!("ServiceImport `{name}`");
+                import_addresses.insert(name, addresses.take(&place, "spec.ips", &import.spec.ips, &owner)?);
+                Ok(())
+            }),
         };
         errors.extend(outcome.err());
     }
     let mut desired = Desired::default();
     for (name, (place, service)) in services {
         let own = slices.remove(&name).unwrap_or_default();
-        match service_of(&place, &name, &service, &own, exports.remove(&name)) {
+        let made = service_of(&place, &name, &service, &own, exports.remove(&name)).and_then(|mut made| {
+            made.addresses = cluster_ips(&place, &name, &service, &mut addresses)?;
+            Ok(made)
+        });
+        match made {
             Ok(service) => drop(desired.services.insert(name, service)),
             Err(error) => errors.push(error),
         }
@@ -73,6 +85,7 @@ pub(super) fn resolve(objects: Vec<(Place, Object)>) -> Result<Desired, Vec<Mani
         exports.iter().map(|name| format!("a ServiceExport names the Service `{name}`, which no manifest describes")),
     );
     desired.warnings = warnings;
+    desired.import_addresses = import_addresses;
     Ok(desired)
 }
 
@@ -118,7 +131,7 @@ fn service_of(
         }
         ports.push(port);
     }
-    Ok(Service { name: name.clone(), service_accounts, admission, exported, ports })
+    Ok(Service { name: name.clone(), service_accounts, admission, exported, addresses: Vec::new(), ports })
 }
 
 fn port_of(place: &Place, index: usize, declared: &K8sPort, slices: &[Slice]) -> Result<Port, ManifestError> {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::fs;
+use std::net::IpAddr;
 
 use super::*;
 use crate::model::{Admission, Protocol, ServiceName};
@@ -183,4 +184,34 @@ fn exports_and_slices_of_no_service_are_warnings() {
 fn a_missing_directory_is_an_error_and_an_empty_one_is_not() {
     assert!(read_directory(Path::new("/nonexistent/manifests")).is_err());
     assert_eq!(read(&[]).unwrap(), Desired::default());
+}
+
+#[test]
+fn cluster_ips_and_import_ips_are_addresses_of_their_services() {
+    let text = LEDGER.replacen("spec:\n", "spec:\n  clusterIP: 10.96.0.7\n  clusterIPs: [10.96.0.7, fd00::7]\n", 1)
+        + "---\napiVersion: multicluster.x-k8s.io/v1beta1\nkind: ServiceImport\nmetadata: {name: fraud, namespace: bank}\n\
+           spec: {type: ClusterSetIP, ips: [10.96.1.9]}\n";
+    let desired = read(&[("s.yaml", &text)]).unwrap();
+    assert_eq!(
+        desired.services[&ledger()].addresses,
+        ["10.96.0.7".parse::<IpAddr>().unwrap(), "fd00::7".parse().unwrap()]
+    );
+    let fraud = ServiceName { namespace: "bank".into(), name: "fraud".into() };
+    assert_eq!(desired.import_addresses[&fraud], ["10.96.1.9".parse::<IpAddr>().unwrap()]);
+    let headless = LEDGER.replacen("spec:\n", "spec:\n  clusterIP: None\n", 1);
+    assert!(read(&[("s.yaml", &headless)]).unwrap().services[&ledger()].addresses.is_empty());
+}
+
+#[test]
+fn an_address_that_is_another_services_or_no_services_is_refused() {
+    let with = |ip: &str| LEDGER.replacen("spec:\n", &format!("spec:\n  clusterIP: {ip}\n"), 1);
+    for ip in ["127.0.0.1", "0.0.0.0", "169.254.169.254", "224.0.0.1", "ledger", "10.96.0.0/16"] {
+        let errors = read(&[("s.yaml", &with(ip))]).unwrap_err();
+        let shown = errors[0].to_string();
+        assert!(shown.contains("line 9, document 1, field `spec.clusterIP`"), "{ip}: {shown}");
+    }
+    let import = "apiVersion: multicluster.x-k8s.io/v1beta1\nkind: ServiceImport\nmetadata: {name: fraud, namespace: bank}\n\
+                  spec: {ips: [10.96.0.7]}\n";
+    let errors = read(&[("a.yaml", import), ("b.yaml", &with("10.96.0.7"))]).unwrap_err();
+    assert!(errors[0].to_string().contains("is the address of ServiceImport `bank/fraud` already"), "{errors:?}");
 }

@@ -20,6 +20,7 @@ fn service(name: &str, port: u16, protocol: Protocol) -> Service {
         service_accounts: vec![name.to_owned()],
         admission: Admission::Strict,
         exported: false,
+        addresses: vec!["10.96.0.7".parse().unwrap()],
         ports: vec![port],
     }
 }
@@ -49,7 +50,7 @@ fn world() -> World {
         version: 7,
         made_at: Instant::now(),
         trust_domain: "east.example".parse().unwrap(),
-        desired: Some(Arc::new(Desired { services, warnings: Vec::new() })),
+        desired: Some(Arc::new(Desired { services, ..Desired::default() })),
         policy: Some(Arc::new(ActivePolicy { digest: source.digest(), source, activated_at: 1, strict: false })),
         imports: Arc::new(Imports::from([("west.example".parse().unwrap(), west)])),
     }

@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tracing::debug;
 
-use super::http::Client;
+use super::http::{Client, Reach};
 use super::table::Route;
 use crate::answer::{self, Form};
 use crate::balance::InFlight;
@@ -27,13 +27,16 @@ use crate::upstream::{Transport, UpstreamError};
 use crate::{detect, tcp};
 
 pub(super) async fn open(client: &Arc<Client>, mut request: Request<Incoming>, received: Instant) -> Response<Body> {
-    if client.fixed.is_some() {
+    if matches!(client.reach, Reach::Only(_)) {
         return answer::fault(Form::Http, answer::NESTED);
     }
     let Some((host, port)) = request.uri().authority().map(|a| (a.host().to_owned(), a.port_u16())) else {
         return answer::fault(Form::Http, answer::BAD_REQUEST);
     };
-    let route = client.outbound.table.load().find(&host, port, 80).map(Arc::clone);
+    let route = match client.reach {
+        Reach::Named => client.outbound.table.load().find(&host, port, 80).map(Arc::clone),
+        Reach::Only(_) | Reach::Nothing => None,
+    };
     let Some(route) = route else {
         let trace = Trace::start(request.headers(), tracing::Span::none);
         let call = Call {
@@ -71,7 +74,7 @@ pub(super) async fn open(client: &Arc<Client>, mut request: Request<Incoming>, r
             outbound: Arc::clone(&client.outbound),
             peer: Arc::clone(&client.peer),
             address: client.address,
-            fixed: Some(route),
+            reach: Reach::Only(route),
         };
         stop.tasks.spawn(async move {
             let served = async {
@@ -86,7 +89,7 @@ pub(super) async fn open(client: &Arc<Client>, mut request: Request<Incoming>, r
     Response::new(Body::empty())
 }
 
-async fn dial(route: &Route, cause: &HeaderMap) -> Result<(Transport, InFlight), Box<Response<Body>>> {
+pub(super) async fn dial(route: &Route, cause: &HeaderMap) -> Result<(Transport, InFlight), Box<Response<Body>>> {
     let mut avoid = None;
     loop {
         let Some((index, upstream)) = route.pick(avoid) else {
@@ -117,7 +120,7 @@ async fn relay(upgraded: Upgraded, mut transport: Transport, in_flight: InFlight
     }
 }
 
-async fn copy<T>(app: &mut T, first: Bytes, transport: &mut Transport) -> std::io::Result<(u64, u64)>
+pub(super) async fn copy<T>(app: &mut T, first: Bytes, transport: &mut Transport) -> std::io::Result<(u64, u64)>
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {

@@ -33,8 +33,17 @@ pub(super) struct Client {
     pub(super) outbound: Arc<Outbound>,
     pub(super) peer: Arc<Peer>,
     pub(super) address: SocketAddr,
-    /// The service that CONNECT named; inside it no other can be reached.
-    pub(super) fixed: Option<Arc<Route>>,
+    pub(super) reach: Reach,
+}
+
+/// What a connection's requests can be for.
+pub(super) enum Reach {
+    /// The service that each names.
+    Named,
+    /// The service that CONNECT named or that the connection was on its way to; no other can be reached inside it.
+    Only(Arc<Route>),
+    /// It was on its way to an address that is no service's: each request is denied.
+    Nothing,
 }
 
 impl Client {
@@ -145,8 +154,10 @@ impl Client {
     }
 
     fn route(&self, host: &Host) -> Option<Arc<Route>> {
-        if let Some(fixed) = &self.fixed {
-            return Some(Arc::clone(fixed));
+        match &self.reach {
+            Reach::Only(route) => return Some(Arc::clone(route)),
+            Reach::Nothing => return None,
+            Reach::Named => {}
         }
         let (host, port) = forward::split_host(host.as_str())?;
         self.outbound.table.load().find(host, port, 80).map(Arc::clone)

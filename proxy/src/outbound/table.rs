@@ -42,6 +42,8 @@ impl Route {
 #[derive(Default)]
 pub(crate) struct Table {
     hosts: HashMap<Arc<str>, Vec<Arc<Route>>>,
+    /// Services by the addresses that stand for them, and by those of their endpoints (with the endpoint's index).
+    addresses: HashMap<SocketAddr, (Arc<Route>, Option<usize>)>,
     upstreams: HashMap<Key, Arc<Upstream>>,
     gateways: HashMap<(Vec<Arc<str>>, SpiffeId), Arc<GatewayPool>>,
 }
@@ -61,11 +63,35 @@ impl Table {
                     .collect(),
             };
             let route = Arc::new(Route { service: Arc::clone(service), upstreams });
+            table.own_addresses(&route);
             for host in &service.hosts {
                 table.hosts.entry(Arc::clone(host)).or_default().push(Arc::clone(&route));
             }
         }
         table
+    }
+
+    /// An address that stands for a service goes before one that is an endpoint's, whatever the services' order.
+    fn own_addresses(&mut self, route: &Arc<Route>) {
+        for ip in &route.service.addresses {
+            self.addresses.insert(SocketAddr::new(*ip, route.service.port), (Arc::clone(route), None));
+        }
+        if route.service.gateway.is_none() {
+            for (index, endpoint) in route.service.endpoints.iter().enumerate() {
+                self.addresses.entry(*endpoint).or_insert_with(|| (Arc::clone(route), Some(index)));
+            }
+        }
+    }
+
+    /// The service that a redirected connection was on its way to; one that named an endpoint gets that one alone.
+    pub(crate) fn at(&self, destination: SocketAddr) -> Option<Arc<Route>> {
+        let (route, endpoint) = self.addresses.get(&destination)?;
+        match endpoint.and_then(|index| route.upstreams.get(index)) {
+            Some(upstream) => {
+                Some(Arc::new(Route { service: Arc::clone(&route.service), upstreams: vec![Arc::clone(upstream)] }))
+            }
+            None => Some(Arc::clone(route)),
+        }
     }
 
     fn sidecar(

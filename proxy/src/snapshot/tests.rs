@@ -35,6 +35,7 @@ fn good(version: u64) -> wire::Snapshot {
             spiffe_ids: vec!["spiffe://east.bank.example/ns/bank/sa/ledger".to_owned()],
             endpoints: vec![wire::Endpoint { address: "127.0.0.1:8443".to_owned() }],
             gateway: None,
+            addresses: vec!["10.96.0.7".to_owned()],
         }],
         exported: Vec::new(),
     }
@@ -49,6 +50,7 @@ fn refuses_bad_fields_and_names_them() {
         (|s| s.inbound[0].port = 70_000, "inbound[0].port"),
         (|s| s.inbound[0].protocol = "smtp".to_owned(), "inbound[0].protocol"),
         (|s| s.outbound[0].endpoints[0].address = "ledger:80".to_owned(), "outbound[0].endpoints[0].address"),
+        (|s| s.outbound[0].addresses[0] = "10.96.0.7:80".to_owned(), "outbound[0].addresses[0]"),
         (|s| s.outbound[0].spiffe_ids[0] = "https://x".to_owned(), "outbound[0].spiffe_ids[0]"),
         (|s| s.policy.as_mut().unwrap().digest = "sha256:00".to_owned(), "policy"),
         (|s| s.policy.as_mut().unwrap().files[0].content = "permit(".to_owned(), "policy"),

@@ -220,6 +220,7 @@ impl Pair {
                 spiffe_ids: vec![LEDGER.parse().unwrap()],
                 endpoints: vec![inbound_address],
                 gateway: None,
+                addresses: Vec::new(),
             })],
             exported: Vec::new(),
         };

@@ -1,0 +1,110 @@
+//! Connections that redirect rules led here: the address that they were on their way to says which service they are for.
+//!
+//! What the app says (`Host`, SNI) selects nothing. An address that no service of the snapshot has is denied and recorded:
+//! with an answer where the app speaks HTTP, else by a reset.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use signet_policy::Action;
+use socket2::SockRef;
+use tokio::net::{TcpListener, TcpStream};
+use tracing::debug;
+
+use super::Outbound;
+use super::connect::{copy, dial};
+use super::http::{Client, Reach};
+use super::table::Route;
+use crate::decide::{Call, Peer, reason};
+use crate::detect::{self, First};
+use crate::intercept::OriginalDst;
+use crate::limits;
+use crate::metrics::Direction;
+use crate::serve;
+use crate::snapshot::Protocol;
+
+impl Outbound {
+    /// Serves redirected connections until drained.
+    pub async fn run_intercepted(self: Arc<Self>, listener: TcpListener) {
+        let metrics = Arc::clone(&self.shared.metrics);
+        let stop = self.stop.clone();
+        let port = listener.local_addr().map_or(0, |address| address.port());
+        serve::accept(listener, Direction::Outbound, metrics, stop, move |stream, address| {
+            let peer = Arc::new(self.own(address));
+            Arc::clone(&self).intercepted(stream, peer, port)
+        })
+        .await;
+    }
+
+    async fn intercepted(self: Arc<Self>, stream: TcpStream, peer: Arc<Peer>, listener: u16) {
+        let received = Instant::now();
+        let Some(destination) = OriginalDst::of(&stream, listener) else {
+            if let Some(address) = peer.address {
+                self.refusals.refused(address, "not_redirected", "tcp:connect", "", peer.id.as_ref(), "none");
+            }
+            return reset(&stream);
+        };
+        let route = self.table.load().at(destination.0);
+        match route {
+            None => self.unowned(stream, peer, destination, received).await,
+            Some(route) if route.service.protocol == Protocol::Tcp => self.pass(stream, &route, received).await,
+            Some(route) => {
+                // Between requests an app's connection may be silent as long as any other; so may a new one.
+                let Some(version) = detect::on_socket_within(&stream, limits::SERVER_IDLE).await else { return };
+                self.client(peer, Reach::Only(route)).serve(stream, version).await;
+            }
+        }
+    }
+
+    fn client(self: Arc<Self>, peer: Arc<Peer>, reach: Reach) -> Arc<Client> {
+        let address = peer.address.unwrap_or_else(|| std::net::SocketAddr::from(([0, 0, 0, 0], 0)));
+        Arc::new(Client { outbound: self, peer, address, reach })
+    }
+
+    /// Bytes both ways, without waiting for the app to say something first.
+    async fn pass(&self, mut stream: TcpStream, route: &Route, received: Instant) {
+        let dialled = dial(route, &HeaderMap::new()).await;
+        let status = dialled.as_ref().map_or_else(|response| response.status().as_u16(), |_| 200);
+        self.shared.metrics.outbound.answered(Protocol::Tcp, status, received.elapsed());
+        let Ok((mut transport, in_flight)) = dialled else {
+            debug!(service = %route.service.service, "no connection to the service");
+            return reset(&stream);
+        };
+        let copied = copy(&mut stream, Bytes::new(), &mut transport).await;
+        drop(in_flight);
+        match copied {
+            Ok((sent, received)) => self.shared.metrics.copied(sent, received),
+            Err(error) => debug!(%error, "a TCP connection broke"),
+        }
+    }
+
+    /// On its way to an address that is no service's.
+    async fn unowned(self: Arc<Self>, stream: TcpStream, peer: Arc<Peer>, destination: OriginalDst, received: Instant) {
+        let sni = match detect::first(&stream, limits::DETECT_UNDECLARED).await {
+            First::Http(version) => return self.client(peer, Reach::Nothing).serve(stream, version).await,
+            First::Tls { sni } => sni,
+            First::Other | First::Nothing => None,
+        };
+        let address = destination.0.ip().to_string();
+        let call = Call {
+            peer: &peer,
+            destination: None,
+            service: sni.as_deref().unwrap_or(&address),
+            action: Action::TcpConnect { sni: sni.as_deref() },
+            dst_cluster: "",
+            dst_port: destination.0.port(),
+            trace_id: None,
+            received,
+        };
+        self.enforcer.deny(&call, reason::UNKNOWN_SERVICE).await;
+        self.shared.metrics.outbound.answered(Protocol::Tcp, 403, received.elapsed());
+        reset(&stream);
+    }
+}
+
+/// Ends the connection such that the app sees that something is wrong, not an orderly end.
+fn reset(stream: &TcpStream) {
+    let _ = SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO));
+}
