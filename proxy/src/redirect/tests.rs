@@ -1,3 +1,4 @@
+//! What the rules say, in nft's words and in iptables'.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 use super::iptables::Family;
 use super::*;
