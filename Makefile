@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo build test lint fmt bench web web-test setup-build setup-run setup-test setup-bench clean
+.PHONY: help demo build test lint fmt bench bench-policy policy-differential web web-test setup-build setup-run setup-test setup-bench clean
 
 # Which arguments the demo gets: make demo ARGS="--rate 50 --seconds 60"
 ARGS ?=
@@ -13,7 +13,7 @@ WEB := ui/web
 NODE = PATH="$$($(CURDIR)/scripts/node.sh):$$PATH"
 
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: build setup-run ## Install what is missing, build, and run two federated clusters on this machine (ARGS="--seconds 60").
 	target/release/signet demo $(ARGS)
@@ -37,6 +37,13 @@ fmt: ## Format the Rust code.
 
 bench: setup-bench build ## Measure Signet beside nginx and HAProxy in one interleaved run.
 	cargo run --release --locked -p signet-tests --bin bench -- $(ARGS)
+
+bench-policy: setup-build ## Measure the policy engine beside Cedar's own authorizer in one run.
+	cargo run --release --locked -p signet-policy --example bench
+
+CASES ?= 1000000
+policy-differential: setup-build ## Compare the policy engine with Cedar's own authorizer on CASES random decisions.
+	SIGNET_DIFFERENTIAL_CASES=$$(( ($(CASES) + 199) / 200 )) cargo test --release --locked -p signet-policy --test differential
 
 web: $(WEB)/dist/index.html ## Build the dashboard's assets.
 

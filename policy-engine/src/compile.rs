@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cedar_policy::{Effect as CedarEffect, Policy, PolicyId, PolicySet, ValidationMode, Validator};
 use miette::Diagnostic;
 
-use crate::problem::{Place, Problem};
+use crate::problem::{Lines, Place, Problem};
 use crate::reads::Reads;
 use crate::route::RouteTable;
 use crate::schema::schema;
@@ -97,17 +97,24 @@ fn parse_file(path: &str, text: &str, problems: &mut Vec<Problem>) -> Vec<Compil
         let help = "write the principal and the resource out";
         problems.push(Problem::error("template", &Place::offset(path, text, offset), message).help(help));
     }
+    let lines = Lines::new(text);
     let mut policies: Vec<CompiledPolicy> =
-        set.policies().filter_map(|policy| compile_policy(path, text, policy, problems)).collect();
+        set.policies().filter_map(|policy| compile_policy(path, text, &lines, policy, problems)).collect();
     policies.sort_by_key(|p| p.offset);
     policies
 }
 
-fn compile_policy(path: &str, file: &str, policy: &Policy, problems: &mut Vec<Problem>) -> Option<CompiledPolicy> {
+fn compile_policy(
+    path: &str,
+    file: &str,
+    lines: &Lines<'_>,
+    policy: &Policy,
+    problems: &mut Vec<Problem>,
+) -> Option<CompiledPolicy> {
     let loc = policy.as_ref().loc();
     let offset = loc.map_or(0, |loc| loc.start());
     let text = loc.and_then(|loc| loc.snippet()).unwrap_or(file).to_owned();
-    let place = Place::offset(path, file, offset);
+    let place = lines.place(path, offset);
     let id = match policy.annotation("id") {
         Some(id) if is_id(id) => id,
         Some(id) => {
@@ -170,7 +177,8 @@ fn validate(
         }
     };
     let result = Validator::new(schema.clone()).validate(&set, ValidationMode::Strict);
-    let locate = |id: &PolicyId| policies.iter().find(|p| *p.id == *AsRef::<str>::as_ref(id));
+    let by_id: HashMap<&str, &CompiledPolicy> = policies.iter().map(|p| (&*p.id, p)).collect();
+    let locate = |id: &PolicyId| by_id.get(AsRef::<str>::as_ref(id)).copied();
     let report = |code: &str, id: &PolicyId, found: &dyn Diagnostic| -> Problem {
         let policy = locate(id);
         let path = policy.map_or("policies", |p| p.path.as_str());

@@ -1,7 +1,11 @@
 //! The `context` of a request: only the attributes that the policies at hand read, because building it costs more than
 //! evaluating most policies.
 
-use cedar_policy::{Context, RestrictedExpression};
+use std::net::IpAddr;
+use std::sync::LazyLock;
+
+use cedar_policy_core::ast::{Context, ExtensionFunction, Literal, Name, PartialValue, Value, ValueKind};
+use cedar_policy_core::extensions::Extensions;
 
 use crate::reads::Reads;
 use crate::request::{Action, Request};
@@ -9,13 +13,18 @@ use crate::request::{Action, Request};
 const MINUTE_US: i64 = 60_000_000;
 const DAY_MINUTES: i64 = 24 * 60;
 
-/// Builds what `reads` asks for. `None` when a value is out of Cedar's range (a year past 9999); callers deny.
+type Pairs = Vec<(&'static str, Value)>;
+
+/// Builds what `reads` asks for, as Cedar values and not as expressions to be evaluated first. `None` when a value is out
+/// of Cedar's range (a year past 9999); callers deny.
 pub(crate) fn build(request: &Request<'_>, reads: Reads) -> Option<Context> {
-    let string = |value: &str| RestrictedExpression::new_string(value.to_owned());
-    let mut pairs: Vec<(String, RestrictedExpression)> = Vec::with_capacity(5);
-    let mut add = |reads_it: Reads, name: &str, value: &str| {
+    if reads.is_none() {
+        return Some(Context::empty());
+    }
+    let mut pairs = Pairs::with_capacity(5);
+    let mut add = |reads_it: Reads, name: &'static str, value: &str| {
         if reads.has(reads_it) {
-            pairs.push((name.to_owned(), string(value)));
+            pairs.push((name, Value::from(value)));
         }
     };
     match request.action {
@@ -35,45 +44,134 @@ pub(crate) fn build(request: &Request<'_>, reads: Reads) -> Option<Context> {
         }
     }
     if reads.has(Reads::NET) {
-        pairs.push(("net".to_owned(), net(request, reads)?));
+        pairs.push(("net", net(request, reads)?));
     }
     if reads.has(Reads::CLOCK) {
-        pairs.push(("clock".to_owned(), clock(request.time_us, reads)?));
+        pairs.push(("clock", clock(request.time_us, reads)?));
     }
-    Context::from_pairs(pairs).ok()
+    match Value::record(pairs, None).value {
+        ValueKind::Record(record) => Some(Context::Value(record)),
+        _ => None,
+    }
 }
 
-fn net(request: &Request<'_>, reads: Reads) -> Option<RestrictedExpression> {
+fn net(request: &Request<'_>, reads: Reads) -> Option<Value> {
     let net = &request.net;
-    let mut fields = Vec::with_capacity(4);
+    let mut fields = Pairs::with_capacity(4);
     if reads.has(Reads::SRC_IP) {
-        fields.push(("src_ip".to_owned(), RestrictedExpression::new_ip(net.src_ip.to_canonical().to_string())));
+        fields.push(("src_ip", ip(net.src_ip)?));
     }
     if reads.has(Reads::SRC_CLUSTER) {
-        fields.push(("src_cluster".to_owned(), RestrictedExpression::new_string(net.src_cluster.to_owned())));
+        fields.push(("src_cluster", Value::from(net.src_cluster)));
     }
     if reads.has(Reads::DST_CLUSTER) {
-        fields.push(("dst_cluster".to_owned(), RestrictedExpression::new_string(net.dst_cluster.to_owned())));
+        fields.push(("dst_cluster", Value::from(net.dst_cluster)));
     }
     if reads.has(Reads::DST_PORT) {
-        fields.push(("dst_port".to_owned(), RestrictedExpression::new_long(i64::from(net.dst_port))));
+        fields.push(("dst_port", long(i64::from(net.dst_port))));
     }
-    RestrictedExpression::new_record(fields).ok()
+    Some(Value::record(fields, None))
 }
 
-fn clock(time_us: i64, reads: Reads) -> Option<RestrictedExpression> {
-    let minutes = time_us.div_euclid(MINUTE_US);
-    let mut fields = Vec::with_capacity(3);
+fn clock(time_us: i64, reads: Reads) -> Option<Value> {
+    let mut fields = Pairs::with_capacity(3);
     if reads.has(Reads::NOW) {
-        fields.push(("now".to_owned(), RestrictedExpression::new_datetime(rfc3339_ms(time_us)?)));
+        fields.push(("now", datetime(time_us)?));
     }
     if reads.has(Reads::MINUTE_OF_DAY) {
-        fields.push(("minute_of_day".to_owned(), RestrictedExpression::new_long(minutes.rem_euclid(DAY_MINUTES))));
+        fields.push(("minute_of_day", long(minute_of_day(time_us))));
     }
     if reads.has(Reads::WEEKDAY) {
-        fields.push(("weekday".to_owned(), RestrictedExpression::new_long(weekday(minutes.div_euclid(DAY_MINUTES)))));
+        fields.push(("weekday", long(weekday_at(time_us))));
     }
-    RestrictedExpression::new_record(fields).ok()
+    Some(Value::record(fields, None))
+}
+
+fn long(value: i64) -> Value {
+    Value::from(Literal::from(value))
+}
+
+/// A constructor of Cedar's extensions by name.
+fn function(name: &str) -> Option<&'static ExtensionFunction> {
+    let name: Name = name.parse().ok()?;
+    Extensions::all_available().func(&name).ok()
+}
+
+fn ip(address: IpAddr) -> Option<Value> {
+    static IP: LazyLock<Option<&'static ExtensionFunction>> = LazyLock::new(|| function("ip"));
+    call(*IP, Value::from(address.to_canonical().to_string()))
+}
+
+fn datetime(time_us: i64) -> Option<Value> {
+    static DATETIME: LazyLock<Option<&'static ExtensionFunction>> = LazyLock::new(|| function("datetime"));
+    call(*DATETIME, Value::from(rfc3339_ms(time_us)?))
+}
+
+fn call(function: Option<&ExtensionFunction>, argument: Value) -> Option<Value> {
+    match function?.call(&[argument]).ok()? {
+        PartialValue::Value(value) => Some(value),
+        PartialValue::Residual(_) => None,
+    }
+}
+
+/// Whether decisions may be remembered by [`write_key`]: not where the clock is read to the millisecond.
+pub(crate) fn is_memorable(reads: Reads) -> bool {
+    !reads.has(Reads::NOW)
+}
+
+/// Writes every value that `reads` names into `key`. INVARIANT: among requests of one action, equal keys mean equal
+/// contexts of [`build`], where [`is_memorable`].
+pub(crate) fn write_key(request: &Request<'_>, reads: Reads, key: &mut Vec<u8>) {
+    let mut text = |reads_it: Reads, value: &str| {
+        if reads.has(reads_it) {
+            key.extend_from_slice(&value.len().to_le_bytes());
+            key.extend_from_slice(value.as_bytes());
+        }
+    };
+    let net = &request.net;
+    match request.action {
+        Action::Http { method, path, host } => {
+            text(Reads::METHOD, method);
+            text(Reads::PATH, path);
+            text(Reads::HOST, host);
+        }
+        Action::Grpc { service, method } => {
+            text(Reads::SERVICE, service);
+            text(Reads::METHOD, method);
+        }
+        Action::TcpConnect { sni } | Action::GatewayForward { sni } | Action::EgressConnect { sni } => {
+            // An absent name is not an empty one.
+            text(Reads::SNI, if sni.is_some() { "some" } else { "none" });
+            text(Reads::SNI, sni.unwrap_or(""));
+        }
+    }
+    text(Reads::SRC_CLUSTER, net.src_cluster);
+    text(Reads::DST_CLUSTER, net.dst_cluster);
+    if reads.has(Reads::SRC_IP) {
+        // As IPv6 every address has one form; `build` takes the canonical one.
+        let address = match net.src_ip.to_canonical() {
+            IpAddr::V4(address) => address.to_ipv6_mapped(),
+            IpAddr::V6(address) => address,
+        };
+        key.extend_from_slice(&address.octets());
+    }
+    if reads.has(Reads::DST_PORT) {
+        key.extend_from_slice(&net.dst_port.to_le_bytes());
+    }
+    if reads.has(Reads::MINUTE_OF_DAY) {
+        key.extend_from_slice(&minute_of_day(request.time_us).to_le_bytes());
+    }
+    if reads.has(Reads::WEEKDAY) {
+        key.extend_from_slice(&weekday_at(request.time_us).to_le_bytes());
+    }
+}
+
+fn minute_of_day(time_us: i64) -> i64 {
+    time_us.div_euclid(MINUTE_US).rem_euclid(DAY_MINUTES)
+}
+
+fn weekday_at(time_us: i64) -> i64 {
+    weekday(time_us.div_euclid(MINUTE_US).div_euclid(DAY_MINUTES))
 }
 
 /// ISO 8601: Monday is 1, Sunday 7. Day 0 is Thursday, 1 January 1970.
@@ -154,7 +252,7 @@ mod tests {
         ];
         let schema = crate::schema::schema().unwrap();
         for action in actions {
-            let context = build(&request(action), Reads::ALL).unwrap();
+            let context = cedar_policy::Context::from(build(&request(action), Reads::ALL).unwrap());
             let uid = crate::entities::uid(&crate::entities::ACTION, action.cedar_id()).unwrap();
             context.validate(schema, &uid).unwrap();
         }
@@ -163,10 +261,10 @@ mod tests {
     #[test]
     fn only_what_is_read_is_built() {
         let http = request(Action::Http { method: "GET", path: "/", host: "h" });
-        let context = build(&http, Reads::PATH | Reads::DST_PORT).unwrap();
+        let context = cedar_policy::Context::from(build(&http, Reads::PATH | Reads::DST_PORT).unwrap());
         assert!(context.get("path").is_some() && context.get("host").is_none() && context.get("clock").is_none());
         assert_eq!(context.get("net").unwrap().to_string(), "{\"dst_port\": 80}");
-        assert_eq!(build(&http, Reads::NONE).unwrap().into_iter().count(), 0);
+        assert_eq!(build(&http, Reads::NONE).unwrap().num_keys(), 0);
     }
 
     #[test]

@@ -10,8 +10,9 @@ use cedar_policy::{Entities, EvalResult, Expression, eval_expression};
 use cedar_policy_core::ast::{BinaryOp, Expr, ExprKind, UnaryOp, Var};
 use serde::Serialize;
 
-use crate::bundle::{Bundle, Slice, Target, cedar_request};
+use crate::bundle::Bundle;
 use crate::compile::CompiledPolicy;
+use crate::decide::{Candidates, Target};
 use crate::index::{Scope, Scopes};
 use crate::problem::Place;
 use crate::reads::Reads;
@@ -98,7 +99,7 @@ impl Bundle {
                 None
             }
         };
-        let Ok(slice) = self.slice(request, route) else { return explanation };
+        let Ok(slice) = self.candidates(request, route) else { return explanation };
         explanation.principal = slice.principal.uid.to_string();
         explanation.action = slice.action.uid.to_string();
         explanation.resource = slice.resource.uid.to_string();
@@ -111,8 +112,9 @@ impl Bundle {
         explanation
     }
 
-    fn nearest(&self, request: &Request<'_>, slice: &Slice) -> Vec<Nearest> {
-        let Some(query) = cedar_request(slice, request, Reads::ALL) else { return Vec::new() };
+    fn nearest(&self, request: &Request<'_>, slice: &Candidates) -> Vec<Nearest> {
+        let Some(query) = slice.cedar_request(request, Reads::ALL) else { return Vec::new() };
+        let query = cedar_policy::Request::from(query);
         let permits = self.policies.iter().enumerate().filter(|(_, p)| !p.is_forbid() && !p.shadow);
         let mut candidates: Vec<(usize, &CompiledPolicy, Vec<Clause>, u32)> = permits
             .filter_map(|(position, policy)| {
@@ -140,7 +142,7 @@ fn policy_ref(policy: &CompiledPolicy) -> PolicyRef {
 
 /// The failed scopes and how grave they are: another action is nearer than another resource, and that is nearer than
 /// another principal.
-fn failed_scopes(policy: &CompiledPolicy, scopes: &Scopes, slice: &Slice) -> (Vec<Clause>, u32) {
+fn failed_scopes(policy: &CompiledPolicy, scopes: &Scopes, slice: &Candidates) -> (Vec<Clause>, u32) {
     let mut failed = Vec::new();
     let mut weight = 0;
     let mut fail = |word: &str, text: String, actual: String, grave: u32| {

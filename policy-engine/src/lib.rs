@@ -14,6 +14,7 @@ mod cache;
 mod can;
 mod compile;
 mod context;
+mod decide;
 mod entities;
 mod explain;
 mod explain_text;
@@ -25,17 +26,19 @@ mod request;
 mod route;
 mod schema;
 mod settings;
+mod slice;
 mod source;
 
 pub use bundle::{Bundle, PolicyInfo, RouteMatch};
 pub use can::{CanError, Question};
 pub use explain::{Clause, Explanation, Nearest, PolicyRef};
 pub use path::{PathError, normalise_path};
-pub use problem::{Place, Problem, Severity};
+pub use problem::{Lines, Place, Problem, Severity};
 pub use request::{Action, Decision, Effect, Net, Principal, Reason, Request, ShadowDecision};
 pub use schema::{SCHEMA_VERSION, schema_text};
 pub use settings::{
     DataClass, Defaults, Durability, Env, ExternalFacts, Floors, OnFull, Personal, ServiceFacts, Settings, Team,
     WorkloadFacts,
 };
+pub use slice::Slice;
 pub use source::BundleSource;

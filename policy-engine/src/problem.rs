@@ -87,11 +87,46 @@ impl<'a> Place<'a> {
         Self { path, line, column }
     }
 
-    /// The place of a byte offset in `text`; an offset past the end is the end.
+    /// The place of a byte offset in `text`; an offset past the end is the end. For many places in one text use [`Lines`].
     pub fn offset(path: &'a str, text: &str, offset: usize) -> Self {
-        let before = text.get(..offset).unwrap_or(text);
-        let line = before.matches('\n').count() + 1;
-        let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
-        Self { path, line: u32::try_from(line).unwrap_or(u32::MAX), column: u32::try_from(column).unwrap_or(u32::MAX) }
+        Lines::new(text).place(path, offset)
+    }
+}
+
+/// Where the lines of a text begin, to find many places in it.
+#[derive(Debug)]
+pub struct Lines<'t> {
+    text: &'t str,
+    starts: Vec<usize>,
+}
+
+impl<'t> Lines<'t> {
+    pub fn new(text: &'t str) -> Self {
+        let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        Self { text, starts }
+    }
+
+    /// The place of a byte offset; an offset past the end is the end.
+    pub fn place<'a>(&self, path: &'a str, offset: usize) -> Place<'a> {
+        let offset = offset.min(self.text.len());
+        let line = self.starts.partition_point(|start| *start <= offset);
+        let start = self.starts.get(line.saturating_sub(1)).copied().unwrap_or(0);
+        let column = self.text.get(start..offset).unwrap_or("").chars().count() + 1;
+        Place::at(path, u32::try_from(line).unwrap_or(u32::MAX), u32::try_from(column).unwrap_or(u32::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_become_lines_and_columns() {
+        let text = "ab\n\u{e9}x\n";
+        let lines = Lines::new(text);
+        for (offset, want) in [(0, (1, 1)), (2, (1, 3)), (3, (2, 1)), (5, (2, 2)), (7, (3, 1)), (99, (3, 1))] {
+            let place = lines.place("f", offset);
+            assert_eq!((place.line, place.column), want, "{offset}");
+        }
     }
 }

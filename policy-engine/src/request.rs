@@ -33,25 +33,45 @@ pub enum Action<'a> {
     EgressConnect { sni: Option<&'a str> },
 }
 
+/// Every action of the schema that requests can have; [`Action::index`] is a position in it.
+pub(crate) const ACTIONS: [&str; 12] = [
+    "http:GET",
+    "http:HEAD",
+    "http:OPTIONS",
+    "http:POST",
+    "http:PUT",
+    "http:PATCH",
+    "http:DELETE",
+    "http:OTHER",
+    "grpc:call",
+    "tcp:connect",
+    "gateway:forward",
+    "egress:connect",
+];
+
 impl Action<'_> {
-    /// The id of the Cedar action, `http:GET` for example. Methods that the schema does not list are `http:OTHER`.
-    pub fn cedar_id(&self) -> &'static str {
+    pub(crate) fn index(&self) -> usize {
         match self {
             Action::Http { method, .. } => match *method {
-                "GET" => "http:GET",
-                "HEAD" => "http:HEAD",
-                "OPTIONS" => "http:OPTIONS",
-                "POST" => "http:POST",
-                "PUT" => "http:PUT",
-                "PATCH" => "http:PATCH",
-                "DELETE" => "http:DELETE",
-                _ => "http:OTHER",
+                "GET" => 0,
+                "HEAD" => 1,
+                "OPTIONS" => 2,
+                "POST" => 3,
+                "PUT" => 4,
+                "PATCH" => 5,
+                "DELETE" => 6,
+                _ => 7,
             },
-            Action::Grpc { .. } => "grpc:call",
-            Action::TcpConnect { .. } => "tcp:connect",
-            Action::GatewayForward { .. } => "gateway:forward",
-            Action::EgressConnect { .. } => "egress:connect",
+            Action::Grpc { .. } => 8,
+            Action::TcpConnect { .. } => 9,
+            Action::GatewayForward { .. } => 10,
+            Action::EgressConnect { .. } => 11,
         }
+    }
+
+    /// The id of the Cedar action, `http:GET` for example. Methods that the schema does not list are `http:OTHER`.
+    pub fn cedar_id(&self) -> &'static str {
+        ACTIONS.get(self.index()).copied().unwrap_or("http:OTHER")
     }
 }
 

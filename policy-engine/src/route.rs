@@ -4,7 +4,9 @@
 //! or more). Templates match the normalised path; of several that match, the more literal one wins from the left, so
 //! the order in the file does not matter. `HEAD` falls back to the `GET` route of the same path.
 
+use crate::decide::Target;
 use crate::path::normalise_path;
+use crate::request::Action;
 
 /// The routes of one service, most specific first.
 #[derive(Debug, Default)]
@@ -68,6 +70,19 @@ impl RouteTable {
             .enumerate()
             .find(|(_, r)| matches!(&r.kind, Kind::Grpc { service: s, method: m } if s == service && m == method))
     }
+}
+
+/// What a request about the table's service is asked about.
+pub(crate) fn target<'t>(table: &'t RouteTable, action: &Action<'_>) -> Target<'t> {
+    let found = match action {
+        Action::Http { method, path, .. } => table.http(method, path),
+        Action::Grpc { service, method } => table.grpc(service, method),
+        // Connections have no routes; the schema gives these actions the service itself.
+        Action::TcpConnect { .. } | Action::GatewayForward { .. } | Action::EgressConnect { .. } => {
+            return Target::Whole;
+        }
+    };
+    found.map_or(Target::Unknown, |(position, route)| Target::Route(position, route))
 }
 
 fn parse(template: &str) -> Result<Kind, &'static str> {

@@ -441,6 +441,7 @@ fn decisions_equal_cedar_over_the_whole_set() {
     let strategy = (proptest::collection::vec(policy(), 1..14), proptest::collection::vec(asked(), 200));
     let outcome = runner.run(&strategy, |(policies, requests)| {
         let (bundle, kept) = compile(&valid(policies));
+        let (bundle, mut slices) = (std::sync::Arc::new(bundle), HashMap::new());
         let (enforced, all) =
             (Policies::parse(kept.iter().filter(|(shadow, ..)| !shadow)), Policies::parse(kept.iter()));
         for asked in &requests {
@@ -458,8 +459,13 @@ fn decisions_equal_cedar_over_the_whole_set() {
                 .map(|s| (s.effect, s.policies.iter().map(|p| p.to_string()).collect(), s.reason));
             let differs = (with_shadow.0, &with_shadow.1) != (want.0, &want.1);
             prop_assert_eq!(shadow, differs.then_some(with_shadow));
-            // Once more, now from the cache.
+            // Once more, now from the cache, and as a connection asks.
             prop_assert_eq!(bundle.decide(&asked.request()), decision.clone());
+            let slice = slices
+                .entry((asked.principal, asked.service))
+                .or_insert_with(|| bundle.slice(asked.request().principal, asked.service));
+            prop_assert_eq!(&*slice.decide(&asked.request()), &decision);
+            prop_assert_eq!(&*slice.decide(&asked.request()), &decision);
             *counts.lock().unwrap().entry(decision.reason.as_str()).or_default() += 1;
             if decision.reads_context {
                 *counts.lock().unwrap().entry("reads_context").or_default() += 1;
@@ -471,52 +477,5 @@ fn decisions_equal_cedar_over_the_whole_set() {
     // The generator has to reach every kind of answer, or the test proves little.
     for kind in ["permitted", "forbidden", "no_permit", "policy_error", "reads_context"] {
         assert!(seen.get(kind).is_some_and(|n| *n > 5), "{kind}: {seen:?}");
-    }
-}
-
-/// Prints what decisions cost: `cargo test -p signet-policy --test differential -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement, not a check"]
-fn cost_of_a_decision() {
-    let text = |n: usize, when: &str| {
-        let principal = format!("Mesh::Workload::\"spiffe://a.b/ns/n/sa/w{n}\"");
-        format!(
-            "permit(principal == {principal}, action == Mesh::Action::\"http:GET\", resource in Mesh::Service::\"a.b/n/s\") {when};"
-        )
-    };
-    for (name, when) in [
-        ("no context", ""),
-        ("reads path", "when { context.path like \"/p/*\" }"),
-        (
-            "reads address and clock",
-            "when { context.net.src_ip.isIpv4() && context.clock.now > datetime(\"1970-01-01\") }",
-        ),
-    ] {
-        for size in [10, 1_000, 10_000] {
-            let policies: Vec<_> = (0..size).map(|n| (false, false, text(n, when))).collect();
-            let started = std::time::Instant::now();
-            let (bundle, _) = compile(&policies);
-            let loaded = started.elapsed();
-            let asked = Asked {
-                principal: "spiffe://a.b/ns/n/sa/w7",
-                service: "a.b/n/s",
-                action: 0,
-                path: "/p/1",
-                ip: "10.0.0.1".parse().unwrap(),
-                port: 80,
-                src_cluster: "a.b",
-                time_us: 1_000_000,
-            };
-            assert!(bundle.decide(&asked.request()).is_allowed());
-            let rounds = 20_000;
-            let started = std::time::Instant::now();
-            for _ in 0..rounds {
-                std::hint::black_box(bundle.decide(&asked.request()));
-            }
-            println!(
-                "{name}, {size} policies: {} ns a decision, loaded in {loaded:?}",
-                started.elapsed().as_nanos() / rounds
-            );
-        }
     }
 }
