@@ -66,6 +66,7 @@ setup-run:
 
 setup-test: setup-build
 	@scripts/setup.sh run test
+	@scripts/h2spec.sh
 
 setup-bench: setup-build
 	@scripts/setup.sh run bench

@@ -41,6 +41,7 @@ for purpose in "$@"; do
             ;;
         test)
             need chromium command -v chromium
+            need golang-go command -v go
             ;;
         bench)
             need nginx-light command -v nginx

@@ -45,16 +45,15 @@ pub async fn http() -> (SocketAddr, Reached) {
                     for (name, value) in request.headers() {
                         text.push_str(&format!("{name}: {}\n", value.to_str().unwrap()));
                     }
-                    let body = request.into_body().collect().await.unwrap().to_bytes();
+                    let Ok(body) = request.into_body().collect().await else { return Err("the body broke off") };
+                    let body = body.to_bytes();
                     text.push_str(&format!("body: {}\n", body.len()));
-                    Ok::<_, Infallible>(
-                        Response::builder()
-                            .header("x-signet-decision", "forged")
-                            .header("connection", "x-hop")
-                            .header("x-hop", "1")
-                            .body(http_body_util::Full::new(Bytes::from(text)))
-                            .unwrap(),
-                    )
+                    Ok(Response::builder()
+                        .header("x-signet-decision", "forged")
+                        .header("connection", "x-hop")
+                        .header("x-hop", "1")
+                        .body(http_body_util::Full::new(Bytes::from(text)))
+                        .unwrap())
                 }
             });
             tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
@@ -123,4 +122,61 @@ pub async fn greeter() -> (SocketAddr, Reached) {
         }
     });
     (address, reached)
+}
+
+/// What an endless answer came to.
+#[derive(Clone, Default)]
+pub struct Written {
+    bytes: Arc<AtomicUsize>,
+    open: Arc<AtomicUsize>,
+}
+
+impl Written {
+    /// Bytes that the app could write.
+    pub fn count(&self) -> usize {
+        self.bytes.load(Ordering::SeqCst)
+    }
+
+    /// Whether no endless answer is being written.
+    pub fn ended(&self) -> bool {
+        self.open.load(Ordering::SeqCst) == 0
+    }
+}
+
+/// `/endless` answers bytes for as long as somebody takes them, everything else `ok`.
+pub async fn endless() -> (SocketAddr, Reached, Written) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, reached, written) = (listener.local_addr().unwrap(), Reached::default(), Written::default());
+    let (seen, counter) = (reached.clone(), written.clone());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let (seen, counter) = (seen.clone(), counter.clone());
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                loop {
+                    while !head.ends_with(b"\r\n\r\n") {
+                        let Ok(byte) = stream.read_u8().await else { return };
+                        head.push(byte);
+                    }
+                    seen.hit();
+                    if !head.starts_with(b"GET /endless") {
+                        head.clear();
+                        if stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.is_err() {
+                            return;
+                        }
+                        continue;
+                    }
+                    counter.open.fetch_add(1, Ordering::SeqCst);
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
+                    let chunk = [b'e'; 16_384];
+                    while let Ok(n) = stream.write(&chunk).await {
+                        counter.bytes.fetch_add(n, Ordering::SeqCst);
+                    }
+                    counter.open.fetch_sub(1, Ordering::SeqCst);
+                    return;
+                }
+            });
+        }
+    });
+    (address, reached, written)
 }

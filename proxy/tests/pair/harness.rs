@@ -9,7 +9,7 @@ use prometheus_client::registry::Registry;
 use signet_api::audit as wire;
 use signet_api::audit::ingest_server::{Ingest, IngestServer};
 use signet_mtls::testing::{self, Ca};
-use signet_mtls::{IdentitySource, SpiffeId};
+use signet_mtls::{IdentitySource, PeerRule, Select, SpiffeId, client_config};
 use signet_policy::{Bundle, BundleSource};
 use signet_proxy::decide::{Enforcer, Recorder};
 use signet_proxy::inbound::Inbound;
@@ -282,6 +282,26 @@ impl Pair {
             side.source.replace(testing::material(&[&self.ca], &ids));
         }
     }
+}
+
+/// Carries plaintext connections into the inbound listener as `web`'s sidecar would, with `protocol` agreed on.
+pub async fn bridge(pair: &Pair, protocol: &'static [u8]) -> SocketAddr {
+    let rule = PeerRule::TrustDomain(TD.parse().unwrap());
+    let tls = client_config(&pair.web.source, Select::Workload, rule, &[protocol]);
+    let (listener, inbound) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), pair.inbound);
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut plain, _)) = listener.accept().await {
+            let tls = Arc::clone(&tls);
+            tokio::spawn(async move {
+                let Ok(stream) = TcpStream::connect(inbound).await else { return };
+                let Ok(inner) = signet_mtls::connect(tls, stream, Duration::from_secs(5)).await else { return };
+                let mut inner = inner.stream;
+                let _ = tokio::io::copy_bidirectional(&mut plain, &mut inner).await;
+            });
+        }
+    });
+    address
 }
 
 /// Sends bytes and reads to the end.

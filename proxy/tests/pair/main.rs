@@ -9,8 +9,10 @@
 )]
 
 mod apps;
+mod conformance;
 mod grpc;
 mod harness;
+mod hostile;
 mod http;
 mod refusals;
 mod tcp;
