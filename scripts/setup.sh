@@ -38,10 +38,14 @@ for purpose in "$@"; do
             need openssh-client command -v ssh-keygen
             need util-linux command -v setpriv
             need curl command -v curl
+            # For `signet demo --netns`.
+            need iproute2 command -v ip
+            need nftables command -v nft
             ;;
         test)
             need chromium command -v chromium
             need golang-go command -v go
+            need iptables command -v iptables-restore
             ;;
         bench)
             need nginx-light command -v nginx

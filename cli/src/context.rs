@@ -45,6 +45,9 @@ pub(crate) struct Workload {
     pub(crate) admin: String,
     pub(crate) workload_api: String,
     pub(crate) pid: u32,
+    /// The network namespace that it lives in, where it has one of its own: `ip netns exec NAME curl ..` calls from there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) netns: Option<String>,
 }
 
 impl Context {

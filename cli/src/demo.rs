@@ -7,6 +7,7 @@ mod directory;
 mod endpoints;
 mod files;
 mod link;
+mod netns;
 mod plan;
 mod policy_repository;
 mod ports;
@@ -45,6 +46,12 @@ pub(crate) struct Arguments {
     /// Lifetime of SVIDs, seconds.
     #[arg(long, default_value_t = files::SVID_TTL, value_parser = clap::value_parser!(u32).range(5..=86_400))]
     svid_ttl: u32,
+    /// Put each workload into a network namespace of its own, with the redirect rules of production; needs root.
+    #[arg(long)]
+    netns: bool,
+    /// For the demo's own use: wait for the end of standard input, then remove that demo's network namespaces.
+    #[arg(long, hide = true, value_name = "ID", exclusive = true)]
+    remove_netns_of: Option<String>,
 }
 
 fn parse_rate(text: &str) -> Result<f64, String> {
@@ -56,6 +63,10 @@ fn parse_rate(text: &str) -> Result<f64, String> {
 
 /// Runs until SIGINT, SIGTERM or `--seconds`.
 pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
+    if let Some(id) = &arguments.remove_netns_of {
+        netns::wait_and_remove(id)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut signals = Signals::new()?;
     let dir = arguments.dir.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_DIR));
     let mut directory = Directory::prepare(&dir, arguments.dir.is_some())?;

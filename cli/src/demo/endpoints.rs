@@ -54,6 +54,7 @@ impl Endpoints {
                     admin: workload.admin.to_string(),
                     workload_api: format!("unix:{}", socket.unwrap_or_default().display()),
                     pid: 0,
+                    netns: workload.space.as_ref().map(|space| space.name.clone()),
                 },
             )
         });

@@ -6,6 +6,7 @@ use rust_embed::RustEmbed;
 use serde_json::{Value, json};
 
 use super::directory::{make, write_private};
+use super::netns::{self, Network};
 use super::plan::{ClusterPlan, NAMESPACE, Plan, WorkloadPlan};
 use super::policy_repository::PolicyRepository;
 use crate::failure::{Failure, ResultExt};
@@ -27,11 +28,20 @@ pub(crate) struct Tuning {
 }
 
 /// Writes everything that components read at their start.
-pub(crate) fn write_all(plan: &Plan, policy: &PolicyRepository, dsn: &str, tuning: Tuning) -> Result<(), Failure> {
+pub(crate) fn write_all(
+    plan: &Plan,
+    network: Option<&Network>,
+    policy: &PolicyRepository,
+    dsn: &str,
+    tuning: Tuning,
+) -> Result<(), Failure> {
     for cluster in plan.clusters.values() {
         let workloads: Vec<&WorkloadPlan> =
             plan.workloads.iter().filter(|workload| workload.bank.cluster == cluster.name).collect();
         write_manifests(cluster, &workloads)?;
+        if let Some(network) = network {
+            write_imports(cluster, plan, network)?;
+        }
         make(&cluster.run.join("w"))?;
         config(cluster, "entries", &entries(cluster, &workloads))?;
         config(cluster, "identity", &identity(cluster, tuning))?;
@@ -40,7 +50,13 @@ pub(crate) fn write_all(plan: &Plan, policy: &PolicyRepository, dsn: &str, tunin
         config(cluster, "control", &control(cluster, policy))?;
         config(cluster, "gateway", &gateway(cluster))?;
         for workload in workloads {
-            config(cluster, &format!("proxy-{}", workload.bank.name), &proxy(cluster, workload))?;
+            let component = format!("proxy-{}", workload.bank.name);
+            config(cluster, &component, &proxy(cluster, workload))?;
+            if workload.space.is_some() {
+                let uid = Some(netns::SIDECAR_UID);
+                std::os::unix::fs::chown(cluster.component_dir(&component), uid, uid)
+                    .failed("cannot hand a sidecar's directory over", "check the rights there")?;
+            }
         }
     }
     write_json(&plan.dir.join("ui.yaml"), &dashboard(plan, dsn))
@@ -97,13 +113,15 @@ fn entries(cluster: &ClusterPlan, workloads: &[&WorkloadPlan]) -> Value {
         let proxy = format!("spiffe://{trust_domain}/ns/{NAMESPACE}/proxy/{name}");
         let (own, sidecar) = (workload.socket_name(), workload.proxy_socket_name());
         entries.push(entry(own.clone(), workload.spiffe_id(), format!("unix:socket:{own}"), "workload"));
-        entries.push(entry(
-            format!("{sidecar}-workload"),
-            workload.spiffe_id(),
-            format!("unix:socket:{sidecar}"),
-            "workload",
-        ));
-        entries.push(entry(sidecar.clone(), proxy, format!("unix:socket:{sidecar}"), "proxy"));
+        let mut selectors = vec![format!("unix:socket:{sidecar}")];
+        if workload.space.is_some() {
+            selectors.push(format!("unix:uid:{}", netns::SIDECAR_UID));
+        }
+        for (id, spiffe_id, hint) in
+            [(format!("{sidecar}-workload"), workload.spiffe_id(), "workload"), (sidecar, proxy, "proxy")]
+        {
+            entries.push(json!({ "id": id, "spiffe_id": spiffe_id, "selectors": selectors, "hint": hint }));
+        }
     }
     json!({ "entries": entries })
 }
@@ -199,18 +217,25 @@ fn gateway(cluster: &ClusterPlan) -> Value {
 
 fn proxy(cluster: &ClusterPlan, workload: &WorkloadPlan) -> Value {
     let component = format!("proxy-{}", workload.bank.name);
-    json!({
+    let mut config = json!({
         "workload_api": socket(&cluster.socket(&workload.proxy_socket_name())),
         "control": cluster.control,
         "audit": cluster.audit,
         "admin": workload.admin,
         "outbound": workload.outbound,
-        "inbound": [{ "listen": workload.inbound, "app": workload.app }],
         "state_dir": cluster.component_dir(&component),
         "spool": spool(cluster, &component),
         "drain_seconds": DRAIN,
         "workers": 1,
-    })
+    });
+    let (key, value) = match workload.space {
+        Some(_) => ("transparent", json!({})),
+        None => ("inbound", json!([{ "listen": workload.inbound, "app": workload.app }])),
+    };
+    if let Some(config) = config.as_object_mut() {
+        config.insert(key.to_owned(), value);
+    }
+    config
 }
 
 fn dashboard(plan: &Plan, dsn: &str) -> Value {
@@ -253,11 +278,44 @@ fn write_manifests(cluster: &ClusterPlan, workloads: &[&WorkloadPlan]) -> Result
     let prefix = format!("{}/", cluster.name);
     for name in Manifests::iter() {
         let (Some(own), Some(file)) = (name.strip_prefix(&prefix), Manifests::get(&name)) else { continue };
-        std::fs::write(target.join(own), &file.data)
-            .failed("cannot write a manifest", "check the space and rights there")?;
+        let text = with_cluster_ips(&String::from_utf8_lossy(&file.data), workloads);
+        std::fs::write(target.join(own), text).failed("cannot write a manifest", "check the space and rights there")?;
     }
     let slices: Vec<String> = workloads.iter().map(|workload| endpoint_slice(workload)).collect();
     std::fs::write(target.join("endpoints.yaml"), slices.join("---\n"))
+        .failed("cannot write a manifest", "check the space and rights there")
+}
+
+/// In Kubernetes the API server gives each Service its address.
+fn with_cluster_ips(text: &str, workloads: &[&WorkloadPlan]) -> String {
+    let documents = text.split("---\n").map(|document| {
+        let own = workloads.iter().find(|workload| {
+            document.contains("kind: Service\n") && document.contains(&format!("\n  name: {}\n", workload.bank.name))
+        });
+        match own.and_then(|workload| workload.cluster_ip) {
+            Some(ip) => document.replacen("\nspec:\n", &format!("\nspec:\n  clusterIP: {ip}\n"), 1),
+            None => document.to_owned(),
+        }
+    });
+    documents.collect::<Vec<_>>().join("---\n")
+}
+
+/// What stands here for services of the other cluster. One that it does not export has an address all the same, that no
+/// service has: whoever calls it shall be told by their sidecar, not by the name's absence.
+fn write_imports(cluster: &ClusterPlan, plan: &Plan, network: &Network) -> Result<(), Failure> {
+    let exported = |workload: &WorkloadPlan| matches!(workload.bank.name, "ledger" | "fraud");
+    let others = (0..).zip(&plan.workloads).filter(|(_, other)| other.bank.cluster != cluster.name && exported(other));
+    let imports = others.map(|(number, other)| {
+        format!(
+            "apiVersion: multicluster.x-k8s.io/v1alpha1\nkind: ServiceImport\nmetadata:\n  name: {}\n  namespace: \
+             {NAMESPACE}\nspec:\n  type: ClusterSetIP\n  ips: [\"{}\"]\n  ports:\n    - name: {}\n      port: {}\n",
+            other.bank.name,
+            network.service(cluster.name, number),
+            other.bank.port_name,
+            other.bank.port,
+        )
+    });
+    std::fs::write(manifests(cluster).join("imports.yaml"), imports.collect::<Vec<_>>().join("---\n"))
         .failed("cannot write a manifest", "check the space and rights there")
 }
 

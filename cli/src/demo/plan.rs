@@ -2,9 +2,10 @@
 //! asking which ports are free.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use super::netns::{Network, Space, in_cluster};
 use super::ports::Ports;
 use crate::failure::Failure;
 
@@ -21,15 +22,17 @@ pub(crate) struct Bank {
     pub(crate) app: Option<&'static str>,
     /// The Service port's name, which the EndpointSlice repeats.
     pub(crate) port_name: &'static str,
+    /// The Service's port, where the app listens too when it has an address to itself.
+    pub(crate) port: u16,
 }
 
 pub(crate) const BANK: [Bank; 6] = [
-    Bank { cluster: "east", name: "web", app: Some("web"), port_name: "http" },
-    Bank { cluster: "east", name: "ledger", app: Some("ledger"), port_name: "http" },
-    Bank { cluster: "east", name: "payments", app: Some("payments"), port_name: "grpc" },
-    Bank { cluster: "east", name: "ledger-db", app: None, port_name: "postgresql" },
-    Bank { cluster: "west", name: "fraud", app: Some("fraud"), port_name: "http" },
-    Bank { cluster: "west", name: "reporting", app: Some("reporting"), port_name: "http" },
+    Bank { cluster: "east", name: "web", app: Some("web"), port_name: "http", port: 80 },
+    Bank { cluster: "east", name: "ledger", app: Some("ledger"), port_name: "http", port: 80 },
+    Bank { cluster: "east", name: "payments", app: Some("payments"), port_name: "grpc", port: 50051 },
+    Bank { cluster: "east", name: "ledger-db", app: None, port_name: "postgresql", port: 5432 },
+    Bank { cluster: "west", name: "fraud", app: Some("fraud"), port_name: "http", port: 80 },
+    Bank { cluster: "west", name: "reporting", app: Some("reporting"), port_name: "http", port: 80 },
 ];
 
 pub(crate) struct Plan {
@@ -64,13 +67,22 @@ pub(crate) struct WorkloadPlan {
     pub(crate) inbound: SocketAddr,
     pub(crate) app: SocketAddr,
     pub(crate) admin: SocketAddr,
+    /// With `--netns`; `outbound`, `app` and `admin` are then relayed into it.
+    pub(crate) space: Option<Space>,
+    /// With `--netns`: what stands for its Service in its own cluster.
+    pub(crate) cluster_ip: Option<Ipv4Addr>,
 }
 
 pub(crate) const COMPONENTS: [&str; 5] = ["identity", "agent", "control", "audit", "gateway"];
 
 impl Plan {
-    pub(crate) fn new(dir: &Path, run: &Path) -> Result<Self, Failure> {
+    pub(crate) fn new(dir: &Path, run: &Path, network: Option<&Network>) -> Result<Self, Failure> {
         let mut ports = Ports::find(PORTS)?;
+        // What workloads reach listens where their namespaces find it.
+        let reached = |cluster: &str, address: SocketAddr| match network {
+            Some(network) => SocketAddr::from((network.components(cluster), address.port())),
+            None => address,
+        };
         let mut clusters = BTreeMap::new();
         for name in ["east", "west"] {
             let mut admin = BTreeMap::new();
@@ -84,10 +96,10 @@ impl Plan {
                     trust_domain: format!("{name}.bank.example"),
                     identity: ports.take()?,
                     bundle_endpoint: ports.take()?,
-                    control: ports.take()?,
-                    audit: ports.take()?,
+                    control: reached(name, ports.take()?),
+                    audit: reached(name, ports.take()?),
                     tlog: ports.take()?,
-                    gateway: ports.take()?,
+                    gateway: reached(name, ports.take()?),
                     admin,
                     dir: dir.join(name),
                     run: run.join(name),
@@ -95,14 +107,18 @@ impl Plan {
             );
         }
         let mut workloads = Vec::new();
-        for bank in BANK {
+        for (number, bank) in (0..).zip(BANK) {
+            let space = network.map(|network| network.space(bank.cluster, bank.name, number));
+            let inbound = ports.take()?;
             workloads.push(WorkloadPlan {
                 bank,
                 trust_domain: format!("{}.bank.example", bank.cluster),
                 outbound: ports.take()?,
-                inbound: ports.take()?,
+                inbound: space.as_ref().map_or(inbound, |space| in_cluster(space, bank.port)),
                 app: ports.take()?,
                 admin: ports.take()?,
+                space,
+                cluster_ip: network.map(|network| network.service(bank.cluster, number)),
             });
         }
         Ok(Self {
@@ -137,6 +153,14 @@ impl ClusterPlan {
 }
 
 impl WorkloadPlan {
+    /// Where the app itself listens.
+    pub(crate) fn app_listens(&self) -> SocketAddr {
+        match self.space {
+            Some(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, self.bank.port)),
+            None => self.app,
+        }
+    }
+
     /// The key in `endpoints.json`: "<cluster>/<namespace>/<name>".
     pub(crate) fn key(&self) -> String {
         format!("{}/{NAMESPACE}/{}", self.bank.cluster, self.bank.name)

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::directory;
+use super::netns::{self, Space};
 use super::process::{Spawn, run_to_end};
 use crate::failure::{Failure, ResultExt};
 
@@ -30,6 +31,9 @@ pub(crate) struct Postgres {
     account: Option<Account>,
     user: &'static str,
     password: String,
+    /// Where it runs, when that is not where the demo does; `address` then leads there.
+    space: Option<Space>,
+    listen: SocketAddr,
 }
 
 /// The newest installed server's binaries.
@@ -77,7 +81,9 @@ impl Postgres {
         account: Option<Account>,
         user: &'static str,
     ) -> Result<Self, Failure> {
-        let postgres = Self { binaries: binaries()?, data, address, account, user, password: directory::secret()? };
+        let password = directory::secret()?;
+        let postgres =
+            Self { binaries: binaries()?, data, address, account, user, password, space: None, listen: address };
         directory::make(&postgres.data)?;
         fs::set_permissions(&postgres.data, fs::Permissions::from_mode(0o700))
             .failed("cannot protect the database's directory", INSTALL)?;
@@ -104,14 +110,20 @@ impl Postgres {
         Ok(postgres)
     }
 
+    /// Runs the server in a network namespace, where it listens on `listen`.
+    pub(crate) fn move_into(&mut self, space: Space, listen: SocketAddr) {
+        self.space = Some(space);
+        self.listen = listen;
+    }
+
     /// The server as a child process in the foreground.
     pub(crate) fn spawn(&self) -> Spawn {
         let mut command = self.command("postgres");
         command.arg("-D").arg(&self.data);
-        let port = self.address.port().to_string();
+        let port = self.listen.port().to_string();
         for setting in [
             format!("port={port}"),
-            "listen_addresses=127.0.0.1".to_owned(),
+            format!("listen_addresses={}", self.listen.ip()),
             format!("unix_socket_directories={}", self.data.display()),
             "shared_buffers=64MB".to_owned(),
             "max_connections=100".to_owned(),
@@ -119,7 +131,7 @@ impl Postgres {
         ] {
             command.args(["-c", &setting]);
         }
-        Spawn::from(command)
+        Spawn::from(netns::inside(self.space.as_ref(), command))
     }
 
     /// A DSN that asks for no password.

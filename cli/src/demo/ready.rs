@@ -53,9 +53,14 @@ pub(crate) async fn admin(name: &str, address: SocketAddr, log: &Path) -> Result
 
 /// Waits until something accepts connections.
 pub(crate) async fn tcp(name: &str, address: SocketAddr, log: &Path) -> Result<(), Failure> {
+    listening(name, async || TcpStream::connect(address).await.is_ok(), log).await
+}
+
+/// Waits until `listens` says so.
+pub(crate) async fn listening(name: &str, listens: impl AsyncFn() -> bool, log: &Path) -> Result<(), Failure> {
     let deadline = Instant::now() + READY_TIMEOUT;
     while Instant::now() < deadline {
-        if TcpStream::connect(address).await.is_ok() {
+        if listens().await {
             return Ok(());
         }
         tokio::time::sleep(POLL).await;

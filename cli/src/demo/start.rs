@@ -10,6 +10,7 @@ use signet_api::identity::CreateJoinTokenRequest;
 use super::directory::{self, Directory, write_private};
 use super::endpoints::Endpoints;
 use super::files::{self, Tuning};
+use super::netns::{self, Network, Relay, Relays};
 use super::plan::{ClusterPlan, Plan, WorkloadPlan};
 use super::policy_repository::PolicyRepository;
 use super::postgres::{self, Postgres};
@@ -34,24 +35,30 @@ pub(crate) struct Running {
     endpoints: Option<Endpoints>,
     token: String,
     foreign_data: Option<tempfile::TempDir>,
+    relays: Option<Relays>,
+    network: Option<Network>,
 }
 
 impl Running {
     /// Makes all that is made once: keys, the policy repository, two empty databases.
     pub(crate) fn new(directory: &Directory, arguments: &Arguments) -> Result<Self, Failure> {
         let programs = Programs::find()?;
-        let plan = Plan::new(&directory.path, &directory.run)?;
+        let network = if arguments.netns { Some(Network::take()?) } else { None };
+        let plan = Plan::new(&directory.path, &directory.run, network.as_ref())?;
         let logs = plan.dir.join("logs");
         directory::make(&logs)?;
         let policy = PolicyRepository::create(&plan.dir)?;
         let account = postgres::account()?;
         let (data, foreign_data) = postgres::data_root(&plan.dir, account)?;
         let audit_store = Postgres::create(data.join("audit"), plan.postgres, account, "signet")?;
-        let ledger_address = workload(&plan, "ledger-db")?.app;
-        let ledger_store = Postgres::create(data.join("ledger"), ledger_address, account, "ledger")?;
+        let ledger_db = workload(&plan, "ledger-db")?;
+        let mut ledger_store = Postgres::create(data.join("ledger"), ledger_db.app, account, "ledger")?;
+        if let Some(space) = &ledger_db.space {
+            ledger_store.move_into(space.clone(), ledger_db.app_listens());
+        }
         let token = directory::secret()?;
         let tuning = Tuning { svid_ttl: arguments.svid_ttl };
-        files::write_all(&plan, &policy, &audit_store.dsn(), tuning)?;
+        files::write_all(&plan, network.as_ref(), &policy, &audit_store.dsn(), tuning)?;
         write_private(&files::token_file(&plan), token.as_bytes())?;
         Ok(Self {
             processes: Processes::new(logs),
@@ -63,6 +70,8 @@ impl Running {
             endpoints: None,
             token,
             foreign_data,
+            relays: None,
+            network,
         })
     }
 
@@ -72,6 +81,11 @@ impl Running {
 
     /// Starts everything; returns when all is ready and `endpoints.json` is written.
     pub(crate) async fn start(&mut self, arguments: &Arguments) -> Result<(), Failure> {
+        if let Some(network) = &self.network {
+            network.build(&self.plan)?;
+            netns::redirect(&self.plan, &self.programs.path("proxy"))?;
+            self.relays = Some(relays(&self.plan)?);
+        }
         self.start_stores().await?;
         for cluster in self.plan.clusters.values() {
             start_identity(cluster, &mut self.processes, &self.programs).await?;
@@ -84,7 +98,14 @@ impl Running {
         for workload in &self.plan.workloads {
             let cluster = cluster_of(&self.plan, workload)?;
             let config = files::config_path(cluster, &format!("proxy-{}", workload.bank.name));
-            let command = self.programs.component("proxy", &config);
+            let command = match &workload.space {
+                None => self.programs.component("proxy", &config),
+                Some(space) => {
+                    let mut command = netns::as_sidecar(&self.programs.path("proxy"));
+                    command.arg("--config").arg(&config);
+                    netns::inside(Some(space), command)
+                }
+            };
             self.processes.start(&format!("proxy/{}", workload.key()), command.into(), Signal::TERM)?;
         }
         self.start_apps()?;
@@ -128,15 +149,14 @@ impl Running {
         for workload in &self.plan.workloads {
             let Some(app) = workload.bank.app else { continue };
             let mut command = Spawn::program(&self.programs.bank);
-            command.arg(app).args([
-                "--listen",
-                &workload.app.to_string(),
-                "--outbound",
-                &workload.outbound.to_string(),
-            ]);
+            command.arg(app).args(["--listen", &workload.app_listens().to_string()]);
+            if workload.space.is_none() {
+                command.args(["--outbound", &workload.outbound.to_string()]);
+            }
             if app == "ledger" {
                 command.env("LEDGER_DATABASE", self.ledger_store.dsn_without_address());
             }
+            let command = netns::inside(workload.space.as_ref(), command);
             self.processes.start(&format!("app/{}", workload.key()), command.into(), Signal::TERM)?;
         }
         Ok(())
@@ -155,7 +175,13 @@ impl Running {
                 (self.processes.log(&format!("proxy/{key}")), self.processes.log(&format!("app/{key}")));
             step(&format!("workload {key}"), async {
                 ready::admin(&format!("proxy/{key}"), workload.admin, &proxy_log).await?;
-                ready::tcp(&format!("app/{key}"), workload.app, &app_log).await
+                match &workload.space {
+                    None => ready::tcp(&format!("app/{key}"), workload.app, &app_log).await,
+                    Some(space) => {
+                        let listens = async || netns::is_listening(space, workload.bank.port).await;
+                        ready::listening(&format!("app/{key}"), listens, &app_log).await
+                    }
+                }
             })
             .await?;
         }
@@ -171,7 +197,10 @@ impl Running {
         let mut command = Spawn::program(&self.programs.bank);
         command.arg("load").args(["--rate", &rate.to_string(), "--stats"]).arg(self.stats_file());
         for workload in &self.plan.workloads {
-            command.arg("--outbound").arg(format!("{}={}", workload.key(), workload.outbound));
+            match &workload.space {
+                None => command.arg("--outbound").arg(format!("{}={}", workload.key(), workload.outbound)),
+                Some(space) => command.arg("--namespace").arg(format!("{}={}", workload.key(), space.name)),
+            };
         }
         self.processes.start("load", command.into(), Signal::TERM)
     }
@@ -201,6 +230,11 @@ impl Running {
         println!("  endpoints   {}", endpoints.path().display());
         println!("  policies    {}", context.policy_repo.display());
         if let Some(web) = context.workloads.get("east/bank/web") {
+            if let Some(netns) = &web.netns {
+                println!("Try, from the network namespace of workload web, which knows nothing of Signet:");
+                println!("  ip netns exec {netns} curl http://ledger.bank.svc.cluster.local/accounts/1");
+                println!("  ip netns exec {netns} signet-proxy counters");
+            }
             println!("Try, as workload web of the bank:");
             println!("  curl -x http://{} http://ledger.bank.svc.cluster.local/accounts/1", web.outbound);
             println!(
@@ -238,14 +272,32 @@ impl Running {
             .await;
         self.processes.stop(ends("/audit"), STOP_TIER).await;
         self.processes.stop(|_| true, STOP_TIER).await;
-        self.foreign_data.take();
+        self.remove();
     }
 
     /// Ends all processes at once and without asking.
     pub(crate) async fn kill(&mut self) {
         self.processes.stop(|_| true, Duration::ZERO).await;
-        self.foreign_data.take();
+        self.remove();
     }
+
+    /// What lies outside of the demo's directory.
+    fn remove(&mut self) {
+        self.foreign_data.take();
+        self.relays.take();
+        self.network.take();
+    }
+}
+
+/// What a demo without namespaces has on loopback is there with them too.
+fn relays(plan: &Plan) -> Result<Relays, Failure> {
+    let mut relays = Relays::new();
+    for (workload, space) in netns::spaces(plan) {
+        let same = |address: std::net::SocketAddr| Relay { here: address, there: address.port() };
+        let app = Relay { here: workload.app, there: workload.bank.port };
+        relays.start(space, &[same(workload.outbound), same(workload.admin), app])?;
+    }
+    Ok(relays)
 }
 
 /// PostgreSQL accepts connections a moment before it serves them.
@@ -343,8 +395,12 @@ impl Programs {
         Ok(Self { dir, bank })
     }
 
+    fn path(&self, component: &str) -> PathBuf {
+        self.dir.join(format!("signet-{component}"))
+    }
+
     fn program(&self, component: &str) -> Command {
-        Spawn::program(&self.dir.join(format!("signet-{component}")))
+        Spawn::program(&self.path(component))
     }
 
     fn component(&self, component: &str, config: &Path) -> Command {

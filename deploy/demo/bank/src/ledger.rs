@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio_postgres::{Client, Config, NoTls};
 
-use crate::outbound;
+use crate::outbound::{self, Way};
 
 const DATABASE: &str = "ledger-db.bank.svc.cluster.local:5432";
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -22,10 +22,10 @@ const DATABASE_TIMEOUT: Duration = Duration::from_secs(5);
 /// connection when the identity that opened it expires; one that is younger than half the shortest life never meets that.
 const CONNECTION_LIFE: Duration = Duration::from_secs(5);
 
-pub(crate) async fn run(listen: SocketAddr, outbound: SocketAddr, database: Option<String>) -> anyhow::Result<()> {
+pub(crate) async fn run(listen: SocketAddr, way: Way, database: Option<String>) -> anyhow::Result<()> {
     let database = database.context("the ledger needs its database: give --database or set LEDGER_DATABASE")?;
     let config: Config = database.parse().context("LEDGER_DATABASE is not a PostgreSQL DSN")?;
-    let ledger = Arc::new(Ledger { outbound, config, client: Mutex::new(None) });
+    let ledger = Arc::new(Ledger { way, config, client: Mutex::new(None) });
     let router = Router::new()
         .route("/accounts/{id}", get(account))
         .route("/accounts/{id}/entries", post(entry))
@@ -35,7 +35,7 @@ pub(crate) async fn run(listen: SocketAddr, outbound: SocketAddr, database: Opti
 }
 
 struct Ledger {
-    outbound: SocketAddr,
+    way: Way,
     config: Config,
     client: Mutex<Option<(Arc<Client>, Instant)>>,
 }
@@ -64,7 +64,7 @@ impl Ledger {
     }
 
     async fn open(&self) -> anyhow::Result<Client> {
-        let stream = outbound::connect(self.outbound, DATABASE, None).await?;
+        let stream = outbound::connect(self.way, DATABASE, None).await?;
         let (client, connection) = self.config.connect_raw(stream, NoTls).await.context("ledger-db refused")?;
         // Ends with its client: the connection's future resolves when the last handle is dropped.
         tokio::spawn(async move {

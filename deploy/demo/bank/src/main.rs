@@ -1,5 +1,5 @@
-//! The demo's bank: small real services that know nothing of Signet but the address of their outbound proxy,
-//! and the load generator that makes the calls of the demo's table.
+//! The demo's bank: small real services that know nothing of Signet but, where their network does not redirect them, the
+//! address of an outbound proxy; and the load generator that makes the calls of the demo's table.
 
 mod fraud;
 mod ledger;
@@ -19,6 +19,8 @@ pub(crate) mod proto {
 use std::net::SocketAddr;
 
 use clap::{Parser, Subcommand};
+
+use self::outbound::Way;
 
 /// The demo's bank.
 #[derive(Parser)]
@@ -46,12 +48,12 @@ enum Command {
 
 #[derive(clap::Args)]
 struct ServiceArguments {
-    /// Where the app listens, on loopback.
+    /// Where the app listens.
     #[arg(long)]
     listen: SocketAddr,
-    /// The outbound listener of the app's sidecar.
+    /// The outbound listener of the app's sidecar; without it calls are made as if there were none.
     #[arg(long)]
-    outbound: SocketAddr,
+    outbound: Option<SocketAddr>,
     /// The ledger database's user, password and name, as a PostgreSQL DSN without a host.
     #[arg(long, env = "LEDGER_DATABASE", hide_env_values = true)]
     database: Option<String>,
@@ -66,11 +68,11 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         match arguments.command {
-            Command::Web(service) => web::run(service.listen, service.outbound).await,
-            Command::Ledger(service) => ledger::run(service.listen, service.outbound, service.database).await,
-            Command::Payments(service) => payments::run(service.listen, service.outbound).await,
+            Command::Web(service) => web::run(service.listen, Way::of(service.outbound)).await,
+            Command::Ledger(service) => ledger::run(service.listen, Way::of(service.outbound), service.database).await,
+            Command::Payments(service) => payments::run(service.listen, Way::of(service.outbound)).await,
             Command::Fraud(service) => fraud::run(service.listen).await,
-            Command::Reporting(service) => reporting::run(service.listen, service.outbound).await,
+            Command::Reporting(service) => reporting::run(service.listen, Way::of(service.outbound)).await,
             Command::Load(arguments) => load::run(arguments).await,
         }
     })

@@ -10,16 +10,16 @@ use serde_json::json;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
 
-use crate::outbound;
+use crate::outbound::{self, Way};
 use crate::proto::payments_server::{Payments, PaymentsServer};
 use crate::proto::{PayRequest, PayResponse, RefundRequest, RefundResponse};
 
 /// Headers that carry the caller's trace on to the ledger.
 const TRACE_HEADERS: [&str; 2] = ["traceparent", "tracestate"];
 
-pub(crate) async fn run(listen: SocketAddr, outbound: SocketAddr) -> anyhow::Result<()> {
+pub(crate) async fn run(listen: SocketAddr, way: Way) -> anyhow::Result<()> {
     let listener = crate::serve::bind(listen).await?;
-    let service = PaymentsServer::new(Bookings { outbound, next: AtomicU64::new(1) });
+    let service = PaymentsServer::new(Bookings { way, next: AtomicU64::new(1) });
     tonic::transport::Server::builder()
         .add_service(service)
         .serve_with_incoming_shutdown(TcpListenerStream::new(listener), crate::serve::stopped())
@@ -28,7 +28,7 @@ pub(crate) async fn run(listen: SocketAddr, outbound: SocketAddr) -> anyhow::Res
 }
 
 struct Bookings {
-    outbound: SocketAddr,
+    way: Way,
     next: AtomicU64,
 }
 
@@ -49,7 +49,7 @@ impl Bookings {
             }
         }
         let body = Bytes::from(json!({ "amount": amount }).to_string());
-        let answer = outbound::call(self.outbound, Method::POST, uri, headers, body)
+        let answer = outbound::call(self.way, Method::POST, uri, headers, body)
             .await
             .map_err(|error| Status::unavailable(format!("{error:#}")))?;
         Ok(answer.status.as_u16())

@@ -10,16 +10,16 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Uri};
 use serde_json::{Value, json};
 
-use crate::outbound;
+use crate::outbound::{self, Way};
 
-pub(crate) async fn run(listen: SocketAddr, outbound: SocketAddr) -> anyhow::Result<()> {
-    let router = Router::new().route("/daily", get(daily)).route("/healthz", get(async || "ok")).with_state(outbound);
+pub(crate) async fn run(listen: SocketAddr, way: Way) -> anyhow::Result<()> {
+    let router = Router::new().route("/daily", get(daily)).route("/healthz", get(async || "ok")).with_state(way);
     crate::serve::serve(listen, router).await
 }
 
-async fn daily(State(outbound): State<SocketAddr>) -> (StatusCode, Json<Value>) {
+async fn daily(State(way): State<Way>) -> (StatusCode, Json<Value>) {
     let uri = Uri::from_static("http://ledger.bank.svc.clusterset.local/accounts/1");
-    match outbound::call(outbound, Method::GET, uri, HeaderMap::new(), Bytes::new()).await {
+    match outbound::call(way, Method::GET, uri, HeaderMap::new(), Bytes::new()).await {
         Ok(answer) if answer.status.is_success() => {
             let account = serde_json::from_slice::<Value>(&answer.body).unwrap_or(Value::Null);
             (StatusCode::OK, Json(json!({ "accounts": [account] })))

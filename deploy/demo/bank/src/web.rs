@@ -11,14 +11,14 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Uri};
 use serde_json::{Value, json};
 
-use crate::outbound;
+use crate::outbound::{self, Way};
 
-pub(crate) async fn run(listen: SocketAddr, outbound: SocketAddr) -> anyhow::Result<()> {
+pub(crate) async fn run(listen: SocketAddr, way: Way) -> anyhow::Result<()> {
     let router = Router::new()
         .route("/", get(page))
         .route("/overview", get(overview))
         .route("/healthz", get(async || "ok"))
-        .with_state(outbound);
+        .with_state(way);
     crate::serve::serve(listen, router).await
 }
 
@@ -33,14 +33,14 @@ async fn page() -> Html<&'static str> {
 }
 
 /// What the customer sees of account 1; each part says for itself when it could not be had.
-async fn overview(State(outbound): State<SocketAddr>) -> Json<Value> {
-    let account = fetch(outbound, Uri::from_static("http://ledger.bank.svc.cluster.local/accounts/1")).await;
-    let score = fetch(outbound, Uri::from_static("http://fraud.bank.svc.clusterset.local/score?account=1")).await;
+async fn overview(State(way): State<Way>) -> Json<Value> {
+    let account = fetch(way, Uri::from_static("http://ledger.bank.svc.cluster.local/accounts/1")).await;
+    let score = fetch(way, Uri::from_static("http://fraud.bank.svc.clusterset.local/score?account=1")).await;
     Json(json!({ "account": account, "fraud": score }))
 }
 
-async fn fetch(outbound: SocketAddr, uri: Uri) -> Value {
-    match outbound::call(outbound, Method::GET, uri, HeaderMap::new(), Bytes::new()).await {
+async fn fetch(way: Way, uri: Uri) -> Value {
+    match outbound::call(way, Method::GET, uri, HeaderMap::new(), Bytes::new()).await {
         Ok(answer) => json!({
             "status": answer.status.as_u16(),
             "body": serde_json::from_slice::<Value>(&answer.body).unwrap_or(Value::Null),

@@ -1,7 +1,6 @@
-//! One call of the table, through the outbound listener of the workload that makes it.
+//! One call of the table, as the workload that makes it would.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -9,12 +8,11 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Uri, header};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 
 use super::table::{Call, Row};
-use crate::outbound;
+use crate::outbound::{self, Way};
 use crate::proto::payments_client::PaymentsClient;
 use crate::proto::{PayRequest, RefundRequest};
 
@@ -33,26 +31,25 @@ pub(crate) enum Outcome {
     Failed(String),
 }
 
-/// The workloads' outbound listeners and the gRPC channels through them.
+/// The workloads' ways to other services and their gRPC channels.
 pub(crate) struct Callers {
-    outbounds: HashMap<String, SocketAddr>,
+    ways: HashMap<String, Way>,
     channels: HashMap<String, Channel>,
 }
 
 impl Callers {
-    pub(crate) fn new(outbounds: &[(String, SocketAddr)]) -> anyhow::Result<Self> {
+    pub(crate) fn new(ways: HashMap<String, Way>) -> Self {
         let mut channels = HashMap::new();
-        for (name, address) in outbounds {
-            let address = *address;
-            let connector = tower::service_fn(move |_: Uri| async move {
-                let stream = TcpStream::connect(address).await?;
-                stream.set_nodelay(true)?;
-                Ok::<_, std::io::Error>(TokioIo::new(stream))
+        for (name, way) in &ways {
+            let way = *way;
+            let connector = tower::service_fn(move |uri: Uri| async move {
+                let authority = uri.authority().map(|authority| authority.as_str().to_owned()).unwrap_or_default();
+                Ok::<_, std::io::Error>(TokioIo::new(way.stream(&authority).await?))
             });
             let channel = Endpoint::from_static(PAYMENTS).timeout(CALL_TIMEOUT).connect_with_connector_lazy(connector);
             channels.insert(name.clone(), channel);
         }
-        Ok(Self { outbounds: outbounds.iter().cloned().collect(), channels })
+        Self { ways, channels }
     }
 
     pub(crate) async fn call(&self, row: &Row, trace_id: &str) -> Outcome {
@@ -66,13 +63,12 @@ impl Callers {
     }
 
     async fn call_untimed(&self, row: &Row, traceparent: &str) -> anyhow::Result<Outcome> {
-        let outbound =
-            *self.outbounds.get(row.source).with_context(|| format!("no --outbound was given for `{}`", row.source))?;
+        let way = *self.ways.get(row.source).with_context(|| format!("no way was given for `{}`", row.source))?;
         match row.call {
-            Call::Get { uri } => http(outbound, Method::GET, uri, "", traceparent).await,
-            Call::Post { uri, body } => http(outbound, Method::POST, uri, body, traceparent).await,
+            Call::Get { uri } => http(way, Method::GET, uri, "", traceparent).await,
+            Call::Post { uri, body } => http(way, Method::POST, uri, body, traceparent).await,
             Call::Pay | Call::Refund => self.grpc(row, traceparent).await,
-            Call::Tcp { authority } => Ok(tcp(outbound, authority, traceparent).await),
+            Call::Tcp { authority } => Ok(tcp(way, authority, traceparent).await),
         }
     }
 
@@ -105,7 +101,7 @@ fn ok() -> Outcome {
 }
 
 async fn http(
-    outbound: SocketAddr,
+    way: Way,
     method: Method,
     uri: &'static str,
     body: &'static str,
@@ -117,13 +113,13 @@ async fn http(
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     }
     let answer =
-        outbound::call(outbound, method, Uri::from_static(uri), headers, Bytes::from_static(body.as_bytes())).await?;
+        outbound::call(way, method, Uri::from_static(uri), headers, Bytes::from_static(body.as_bytes())).await?;
     Ok(Outcome::Status { status: answer.status.as_u16(), decision: answer.headers.contains_key(DECISION) })
 }
 
 /// A connection that is refused, closed or reset before the server's first byte did not answer.
-async fn tcp(outbound: SocketAddr, authority: &str, traceparent: &str) -> Outcome {
-    let Ok(mut stream) = outbound::connect(outbound, authority, Some(traceparent)).await else {
+async fn tcp(way: Way, authority: &str, traceparent: &str) -> Outcome {
+    let Ok(mut stream) = outbound::connect(way, authority, Some(traceparent)).await else {
         return Outcome::Tcp { answered: false };
     };
     if stream.write_all(&SSL_REQUEST).await.is_err() {
