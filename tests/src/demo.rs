@@ -52,6 +52,9 @@ pub struct Workload {
     pub admin: String,
     pub workload_api: String,
     pub pid: i32,
+    /// With `--netns`.
+    #[serde(default)]
+    pub netns: Option<String>,
 }
 
 /// A running demo; ended when dropped.
