@@ -4,15 +4,16 @@
 //! (as the spool's durability and `on_full` define "kept"). No bundle, no spool, a failing spool: deny.
 
 mod call;
+mod text;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use signet_mtls::{Identity, Refusal, Usage};
+use signet_mtls::{Identity, Refusal, SpiffeId, Usage};
 use signet_policy::{Bundle, Decision, Effect, Reason, Request};
-use signet_spool::{Durability, Enforcement, Kind, Record, Spool};
+use signet_spool::{ContextRef, Durability, Enforcement, Kind, RecordRef, Spool};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
@@ -20,6 +21,8 @@ use uuid::Uuid;
 
 pub(crate) use call::grpc_parts;
 pub use call::{ActionOwned, Asked, Call, Host, Peer};
+
+use text::CallText;
 
 use crate::metrics::Metrics;
 use crate::snapshot::Snapshot;
@@ -217,11 +220,38 @@ impl Enforcer {
         let kept = match &self.recorder {
             None => Err(None),
             Some(recorder) => {
-                let record = record(call, bundle, decision, reason, detail, now_us, decision_id, recorder);
+                let text = CallText::of(call);
+                let context = call.context(&text);
+                let record = RecordRef {
+                    id: decision_id,
+                    time_us: now_us,
+                    kind: Kind::Decision,
+                    producer: &recorder.producer,
+                    source_spiffe_id: call.peer.id.as_ref().map(SpiffeId::as_str),
+                    destination_spiffe_id: call.destination,
+                    destination_service: call.service,
+                    action: call.action.cedar_id(),
+                    path: text.path(),
+                    personal_path: bundle.is_some_and(|b| b.settings().personal.paths),
+                    allow,
+                    enforcement: Enforcement::Enforce,
+                    policy_ids: &decision.policies,
+                    policy_commit: bundle.map_or("", Bundle::commit),
+                    bundle_digest: bundle.map_or("", Bundle::digest),
+                    reason,
+                    source_address: text.source_address(),
+                    tls: &call.peer.tls,
+                    trace_id: text.trace_id(),
+                    latency_us: u64::try_from(call.received.elapsed().as_micros()).ok(),
+                    context: ContextRef::Borrowed(context.as_slice()),
+                    count: 1,
+                    detail: detail.as_deref(),
+                    shadow: decision.shadow.as_ref().map(|s| (s.effect == Effect::Allow, s.policies.as_slice())),
+                };
                 match recorder.durability {
                     // Waits for an fsync without holding the thread.
-                    Durability::Sync => recorder.spool.append_async(&record).await,
-                    _ => recorder.spool.append(&record),
+                    Durability::Sync => recorder.spool.append_async(record).await,
+                    _ => recorder.spool.append(record),
                 }
                 .map_err(Some)
             }
@@ -270,46 +300,6 @@ fn evaluate(bundle: Option<&Bundle>, call: &Call<'_>, time_us: i64) -> Decision 
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "one call site; a struct would only rename them")]
-fn record(
-    call: &Call<'_>,
-    bundle: Option<&Bundle>,
-    decision: Decision,
-    reason: &str,
-    detail: Option<String>,
-    time_us: i64,
-    id: Uuid,
-    recorder: &Recorder,
-) -> Record {
-    Record {
-        id,
-        time_us,
-        kind: Kind::Decision,
-        producer: recorder.producer.as_ref().to_owned(),
-        source_spiffe_id: call.peer.id.as_ref().map(|id| id.as_str().to_owned()),
-        destination_spiffe_id: call.destination.map(str::to_owned),
-        destination_service: call.service.to_owned(),
-        action: call.action.cedar_id().to_owned(),
-        path: call.record_path(),
-        personal_path: bundle.is_some_and(|b| b.settings().personal.paths),
-        allow: decision.effect == Effect::Allow,
-        enforcement: Enforcement::Enforce,
-        policy_ids: decision.policies,
-        policy_commit: bundle.map(|b| b.commit().to_owned()).unwrap_or_default(),
-        bundle_digest: bundle.map(|b| b.digest().to_owned()).unwrap_or_default(),
-        reason: reason.to_owned(),
-        source_address: call.peer.address.map(|a| a.to_string()),
-        tls: call.peer.tls.as_ref().to_owned(),
-        trace_id: call.trace_id.map(hex32),
-        latency_us: u64::try_from(call.received.elapsed().as_micros()).ok(),
-        context: call.context(),
-        count: 1,
-        detail,
-        shadow: decision.shadow.map(|s| (s.effect == Effect::Allow, s.policies)),
-        ..Record::default()
-    }
-}
-
 /// UUID v7 from the decision's time. The random part only has to be unique, so it needs no system call.
 fn new_id(now_us: i64) -> Uuid {
     let mut random = [0_u8; 10];
@@ -319,15 +309,4 @@ fn new_id(now_us: i64) -> Uuid {
 
 pub(crate) fn now_us() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|d| i64::try_from(d.as_micros()).ok()).unwrap_or(0)
-}
-
-fn hex32(bytes: [u8; 16]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut text = String::with_capacity(32);
-    for byte in bytes {
-        for nibble in [byte >> 4, byte & 15] {
-            text.push(DIGITS.get(usize::from(nibble)).copied().map_or('0', char::from));
-        }
-    }
-    text
 }

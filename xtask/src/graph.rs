@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 /// Layers from the bottom up; a crate may use those above it in this list.
 const LAYERS: &[&[&str]] = &[
-    &["signet-api"],
+    &["signet-api", "signet-map"],
     &["signet-observe"],
     &["signet-mtls"],
     &["signet-policy", "signet-spool"],

@@ -38,7 +38,7 @@ fn record() -> Record {
 }
 
 fn main() -> Result<()> {
-    let records: u32 = match std::env::args().nth(1) {
+    let records: usize = match std::env::args().nth(1) {
         Some(argument) => argument.parse().context("RECORDS is a number")?,
         None => 100_000,
     };
@@ -49,24 +49,47 @@ fn main() -> Result<()> {
     for _ in 0..records {
         bytes = record.encode(&mut salts)?.canonical.len();
     }
-    let each = started.elapsed().as_secs_f64() * 1e6 / f64::from(records);
-    println!("encode alone: {each:.2} us per record of {bytes} bytes");
-    let base = std::env::temp_dir().join(format!("signet-append-{}", std::process::id()));
+    let each = started.elapsed().as_secs_f64() * 1e9 / records as f64;
+    println!("encoding alone: {each:.0} ns per record of {bytes} bytes");
+    println!("| durability | ns per append | p50 | p99 | p99.9 | slowest, us | allocations per append |");
+    println!("|---|---|---|---|---|---|---|");
+    // On the file system of the working directory: temporary directories are often in memory.
+    let base = std::env::current_dir()?.join(format!("append-{}", std::process::id()));
     for (durability, count) in
         [(Durability::Memory, records), (Durability::Disk, records), (Durability::Sync, records.min(500))]
     {
         let dir = base.join(format!("{durability:?}"));
         let config = SpoolConfig { dir, durability, on_full: OnFull::Deny, max_bytes: 4 << 30 };
         let spool = Spool::open(config, &record.producer)?;
-        let mut slowest = 0.0_f64;
-        let started = Instant::now();
-        for _ in 0..count {
-            let before = Instant::now();
-            spool.append(&record)?;
-            slowest = slowest.max(before.elapsed().as_secs_f64() * 1e6);
+        // The thread's buffers are made by its first append.
+        spool.append(&record)?;
+        let mut took = Vec::with_capacity(count);
+        let mut error = None;
+        let allocated = allocation_counter::measure(|| {
+            for _ in 0..count {
+                let before = Instant::now();
+                if let Err(met) = spool.append(&record) {
+                    error = Some(met);
+                    break;
+                }
+                took.push(before.elapsed());
+            }
+        });
+        if let Some(error) = error {
+            return Err(error.into());
         }
-        let each = started.elapsed().as_secs_f64() * 1e6 / f64::from(count);
-        println!("{durability:?}: {each:.2} us per append, slowest {slowest:.0} us, {count} records");
+        let sum: std::time::Duration = took.iter().sum();
+        took.sort_unstable();
+        let at = |part: f64| took.get((part * (count - 1) as f64) as usize).map_or(0, std::time::Duration::as_nanos);
+        println!(
+            "| {durability:?} | {} | {} | {} | {} | {} | {:.4} |",
+            sum.as_nanos() / count as u128,
+            at(0.5),
+            at(0.99),
+            at(0.999),
+            at(1.0) / 1000,
+            allocated.count_total as f64 / count as f64,
+        );
     }
     std::fs::remove_dir_all(&base).context("cannot remove the benchmark's directory")?;
     Ok(())

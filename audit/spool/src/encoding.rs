@@ -8,7 +8,7 @@ mod fields;
 mod tests;
 
 use crate::commitment::{Opening, RandomError, SALT_BYTES, Salts, commit, digest_bytes};
-use crate::record::{Enforcement, Kind, Record};
+use crate::record::{ContextRef, Enforcement, Kind, Record, RecordRef};
 
 use fields::{cut, limit, personal_context, tag};
 
@@ -84,10 +84,12 @@ impl Record {
     pub fn encode(&self, salts: &mut Salts) -> Result<Encoded, RandomError> {
         let mut canonical = Vec::with_capacity(1024);
         let mut openings = Vec::with_capacity(2);
-        self.encode_into(salts, &mut canonical, &mut openings)?;
+        RecordRef::from(self).encode_into(salts, &mut canonical, &mut openings)?;
         Ok(Encoded { canonical, openings })
     }
+}
 
+impl RecordRef<'_> {
     /// Appends the canonical bytes to `out` and hands the openings to `sink`: no allocation of its own unless a
     /// value must be cut.
     pub(crate) fn encode_into(
@@ -101,33 +103,33 @@ impl Record {
         writer.bytes(tag::ID, self.id.as_bytes());
         writer.bytes(tag::TIME_US, &self.time_us.to_be_bytes());
         writer.bytes(tag::KIND, &[kind_byte(self.kind)]);
-        writer.text(tag::PRODUCER, &self.producer, limit::SPIFFE_ID);
-        writer.optional(tag::SOURCE_SPIFFE_ID, self.source_spiffe_id.as_deref(), limit::SPIFFE_ID);
-        writer.optional(tag::DESTINATION_SPIFFE_ID, self.destination_spiffe_id.as_deref(), limit::SPIFFE_ID);
-        writer.text(tag::DESTINATION_SERVICE, &self.destination_service, limit::SERVICE);
-        writer.text(tag::ACTION, &self.action, limit::ACTION);
+        writer.text(tag::PRODUCER, self.producer, limit::SPIFFE_ID);
+        writer.optional(tag::SOURCE_SPIFFE_ID, self.source_spiffe_id, limit::SPIFFE_ID);
+        writer.optional(tag::DESTINATION_SPIFFE_ID, self.destination_spiffe_id, limit::SPIFFE_ID);
+        writer.text(tag::DESTINATION_SERVICE, self.destination_service, limit::SERVICE);
+        writer.text(tag::ACTION, self.action, limit::ACTION);
         if self.personal_path {
-            writer.committed(tag::PATH_COMMITMENT, self.path.as_deref(), limit::PATH)?;
+            writer.committed(tag::PATH_COMMITMENT, self.path, limit::PATH)?;
         } else {
-            writer.optional(tag::PATH, self.path.as_deref(), limit::PATH);
+            writer.optional(tag::PATH, self.path, limit::PATH);
         }
         writer.bytes(tag::ALLOW, &[u8::from(self.allow)]);
         writer.bytes(tag::ENFORCEMENT, &[enforcement_byte(self.enforcement)]);
-        writer.list(tag::POLICY_IDS, None, &self.policy_ids, limit::POLICY_IDS);
-        writer.text(tag::POLICY_COMMIT, &self.policy_commit, limit::DIGEST);
-        writer.text(tag::BUNDLE_DIGEST, &self.bundle_digest, limit::DIGEST);
-        writer.text(tag::REASON, &self.reason, limit::REASON);
-        writer.committed(tag::SOURCE_ADDRESS_COMMITMENT, self.source_address.as_deref(), limit::ADDRESS)?;
-        writer.text(tag::TLS, &self.tls, limit::TLS);
-        writer.optional(tag::TRACE_ID, self.trace_id.as_deref(), limit::TRACE_ID);
+        writer.list(tag::POLICY_IDS, None, self.policy_ids, limit::POLICY_IDS);
+        writer.text(tag::POLICY_COMMIT, self.policy_commit, limit::DIGEST);
+        writer.text(tag::BUNDLE_DIGEST, self.bundle_digest, limit::DIGEST);
+        writer.text(tag::REASON, self.reason, limit::REASON);
+        writer.committed(tag::SOURCE_ADDRESS_COMMITMENT, self.source_address, limit::ADDRESS)?;
+        writer.text(tag::TLS, self.tls, limit::TLS);
+        writer.optional(tag::TRACE_ID, self.trace_id, limit::TRACE_ID);
         if let Some(latency) = self.latency_us {
             writer.bytes(tag::LATENCY_US, &latency.to_be_bytes());
         }
-        writer.context(&self.context, self.personal_path)?;
+        writer.context(self.context, self.personal_path)?;
         writer.bytes(tag::COUNT, &self.count.to_be_bytes());
-        writer.optional(tag::DETAIL, self.detail.as_deref(), limit::DETAIL);
-        if let Some((allow, policies)) = &self.shadow {
-            writer.list(tag::SHADOW, Some(u8::from(*allow)), policies, limit::SHADOW_IDS);
+        writer.optional(tag::DETAIL, self.detail, limit::DETAIL);
+        if let Some((allow, policies)) = self.shadow {
+            writer.list(tag::SHADOW, Some(u8::from(allow)), policies, limit::SHADOW_IDS);
         }
         writer.bytes(tag::FLAGS, &[u8::from(self.personal_path)]);
         Ok(())
@@ -234,7 +236,7 @@ impl<S: OpeningSink> Writer<'_, S> {
         self.shut(start);
     }
 
-    fn context(&mut self, context: &[(String, String)], personal_path: bool) -> Result<(), RandomError> {
+    fn context(&mut self, context: ContextRef<'_>, personal_path: bool) -> Result<(), RandomError> {
         let start = self.open(tag::CONTEXT);
         let size = |key: &str, value: &str, personal: bool| {
             let value = if personal { 32 } else { value.len().min(limit::CONTEXT_VALUE) };
@@ -245,7 +247,7 @@ impl<S: OpeningSink> Writer<'_, S> {
         let room = if whole <= limit::CONTEXT { limit::CONTEXT } else { limit::CONTEXT - fields::MARKER_ROOM };
         let mut used = 0;
         self.opened = 0;
-        for (index, (key, value)) in (0u32..).zip(context) {
+        for (index, (key, value)) in (0u32..).zip(context.iter()) {
             let key = cut(key, limit::CONTEXT_KEY);
             let personal = personal_context(&key, personal_path);
             // An upper bound: what is cut may come out a few bytes shorter.

@@ -19,7 +19,7 @@ mod testing;
 
 pub use commitment::{Opening, RandomError, Salts, commit};
 pub use encoding::{DecodeError, Encoded, MAX_CANONICAL_BYTES, VERSION, leaf_hash};
-pub use record::{Enforcement, Kind, Record};
+pub use record::{ContextRef, Enforcement, Kind, Record, RecordRef};
 pub use refusals::{RefusalAggregator, Refused};
 pub use ship::{ship, ship_over};
 pub use spool::{Durability, OnFull, Spool, SpoolConfig, SpoolError, SpoolStats};

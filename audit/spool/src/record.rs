@@ -114,6 +114,90 @@ pub struct Record {
     pub erased: Vec<u32>,
 }
 
+/// A [`Record`] whose values lie where their owner has them, so that keeping it costs no copies of them.
+#[derive(Debug, Clone, Copy)]
+pub struct RecordRef<'a> {
+    pub id: Uuid,
+    pub time_us: i64,
+    pub kind: Kind,
+    pub producer: &'a str,
+    pub source_spiffe_id: Option<&'a str>,
+    pub destination_spiffe_id: Option<&'a str>,
+    pub destination_service: &'a str,
+    pub action: &'a str,
+    pub path: Option<&'a str>,
+    pub personal_path: bool,
+    pub allow: bool,
+    pub enforcement: Enforcement,
+    pub policy_ids: &'a [Arc<str>],
+    pub policy_commit: &'a str,
+    pub bundle_digest: &'a str,
+    pub reason: &'a str,
+    pub source_address: Option<&'a str>,
+    pub tls: &'a str,
+    pub trace_id: Option<&'a str>,
+    pub latency_us: Option<u64>,
+    pub context: ContextRef<'a>,
+    pub count: u64,
+    pub detail: Option<&'a str>,
+    pub shadow: Option<(bool, &'a [Arc<str>])>,
+}
+
+/// Names and values of a record's context.
+#[derive(Debug, Clone, Copy)]
+pub enum ContextRef<'a> {
+    Owned(&'a [(String, String)]),
+    Borrowed(&'a [(&'a str, &'a str)]),
+}
+
+impl<'a> ContextRef<'a> {
+    pub(crate) fn len(self) -> usize {
+        match self {
+            Self::Owned(pairs) => pairs.len(),
+            Self::Borrowed(pairs) => pairs.len(),
+        }
+    }
+
+    pub(crate) fn iter(self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let (owned, borrowed) = match self {
+            Self::Owned(pairs) => (pairs, &[][..]),
+            Self::Borrowed(pairs) => (&[][..], pairs),
+        };
+        owned.iter().map(|(key, value)| (key.as_str(), value.as_str())).chain(borrowed.iter().copied())
+    }
+}
+
+impl<'a> From<&'a Record> for RecordRef<'a> {
+    fn from(record: &'a Record) -> Self {
+        Self {
+            id: record.id,
+            time_us: record.time_us,
+            kind: record.kind,
+            producer: &record.producer,
+            source_spiffe_id: record.source_spiffe_id.as_deref(),
+            destination_spiffe_id: record.destination_spiffe_id.as_deref(),
+            destination_service: &record.destination_service,
+            action: &record.action,
+            path: record.path.as_deref(),
+            personal_path: record.personal_path,
+            allow: record.allow,
+            enforcement: record.enforcement,
+            policy_ids: &record.policy_ids,
+            policy_commit: &record.policy_commit,
+            bundle_digest: &record.bundle_digest,
+            reason: &record.reason,
+            source_address: record.source_address.as_deref(),
+            tls: &record.tls,
+            trace_id: record.trace_id.as_deref(),
+            latency_us: record.latency_us,
+            context: ContextRef::Owned(&record.context),
+            count: record.count,
+            detail: record.detail.as_deref(),
+            shadow: record.shadow.as_ref().map(|(allow, policies)| (*allow, policies.as_slice())),
+        }
+    }
+}
+
 impl Default for Record {
     fn default() -> Self {
         Self {

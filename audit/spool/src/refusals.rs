@@ -149,7 +149,7 @@ impl RefusalAggregator {
         let mut failure: Option<SpoolError> = None;
         for (key, tally) in counted {
             if failure.is_none() && state.written_bytes < quota {
-                match self.spool.shared.append_or(&self.record(&key, &tally), OnFull::Deny) {
+                match self.spool.shared.append_or(&(&self.record(&key, &tally)).into(), OnFull::Deny) {
                     Ok(appended) => {
                         state.written.push_back((appended.sequence, appended.bytes));
                         state.written_bytes += appended.bytes;

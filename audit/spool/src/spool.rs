@@ -35,7 +35,7 @@ pub use config::{Durability, OnFull, SpoolConfig, SpoolError};
 pub(crate) use reading::{Cursor, Fetched};
 
 use crate::metrics::{Collector, Counters};
-use crate::record::{Kind, Record};
+use crate::record::{Kind, Record, RecordRef};
 use recovery::Findings;
 use state::{Epoch, Inner};
 use storage::{Disk, Storage};
@@ -197,8 +197,8 @@ impl Spool {
     ///
     /// # Errors
     /// When the record was not kept: the caller must deny.
-    pub fn append(&self, record: &Record) -> Result<(), SpoolError> {
-        let sequence = self.shared.append(record)?.sequence;
+    pub fn append<'a>(&self, record: impl Into<RecordRef<'a>>) -> Result<(), SpoolError> {
+        let sequence = self.shared.append(&record.into())?.sequence;
         if self.shared.config.durability == Durability::Sync { self.shared.wait_synced(sequence) } else { Ok(()) }
     }
 
@@ -209,9 +209,9 @@ impl Spool {
     ///
     /// # Cancel safety
     /// Dropped while it waits, the record is in the spool and is shipped.
-    pub async fn append_async(&self, record: &Record) -> Result<(), SpoolError> {
+    pub async fn append_async<'a>(&self, record: impl Into<RecordRef<'a>>) -> Result<(), SpoolError> {
         let mut synced = self.shared.synced_watch.subscribe();
-        let sequence = self.shared.append(record)?.sequence;
+        let sequence = self.shared.append(&record.into())?.sequence;
         if self.shared.config.durability == Durability::Sync {
             let reached = synced.wait_for(|now| now.failed || now.upto >= sequence).await;
             if !reached.is_ok_and(|now| now.upto >= sequence) {

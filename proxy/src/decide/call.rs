@@ -63,42 +63,6 @@ impl<'a> Call<'a> {
             dst_port: self.dst_port,
         }
     }
-
-    /// The normalised path without query; gRPC's `<service>/<method>`.
-    pub(super) fn record_path(&self) -> Option<String> {
-        match self.action {
-            Action::Http { path, .. } => Some(path.to_owned()),
-            Action::Grpc { service, method } => Some(format!("{service}/{method}")),
-            _ => None,
-        }
-    }
-
-    /// Every value of the request that a policy could read, by the names of the schema's context.
-    pub(super) fn context(&self) -> Vec<(String, String)> {
-        let net = self.net();
-        let mut context = Vec::with_capacity(8);
-        let mut put = |name: &str, value: String| context.push((name.to_owned(), value));
-        put("src_ip", net.src_ip.to_string());
-        put("src_cluster", net.src_cluster.to_owned());
-        put("dst_cluster", net.dst_cluster.to_owned());
-        put("dst_port", net.dst_port.to_string());
-        match self.action {
-            Action::Http { method, host, .. } => {
-                put("method", method.to_owned());
-                put("host", host.to_owned());
-            }
-            Action::Grpc { service, method } => {
-                put("grpc_service", service.to_owned());
-                put("grpc_method", method.to_owned());
-            }
-            Action::TcpConnect { sni } | Action::GatewayForward { sni } | Action::EgressConnect { sni } => {
-                if let Some(sni) = sni {
-                    put("sni", sni.to_owned());
-                }
-            }
-        }
-        context
-    }
 }
 
 /// What the client called the server; never used to find the service on the inbound side.

@@ -9,7 +9,7 @@ use super::config::{Durability, OnFull, SpoolError};
 use super::segment::{self, FRAME_HEADER, Framer, Header, Unnumbered};
 use super::state::{Inner, Lost, Segment, Spare, Writer};
 use crate::commitment::Salts;
-use crate::record::{Kind, Record};
+use crate::record::{Kind, RecordRef};
 
 /// Buffers that a thread keeps, so that an append allocates nothing.
 struct Scratch {
@@ -31,12 +31,12 @@ pub(crate) struct Appended {
 
 impl Shared {
     /// Writes a record, or does with a full spool what the configuration says; does not wait for stable storage.
-    pub(crate) fn append(&self, record: &Record) -> Result<Appended, SpoolError> {
+    pub(crate) fn append(&self, record: &RecordRef<'_>) -> Result<Appended, SpoolError> {
         self.append_or(record, self.config.on_full)
     }
 
     /// Writes a record; `on_full` says what a full spool means to this caller.
-    pub(crate) fn append_or(&self, record: &Record, on_full: OnFull) -> Result<Appended, SpoolError> {
+    pub(crate) fn append_or(&self, record: &RecordRef<'_>, on_full: OnFull) -> Result<Appended, SpoolError> {
         let appended = SCRATCH.try_with(|scratch| {
             let mut scratch = scratch.borrow_mut();
             let Scratch { salts, framer } = &mut *scratch;
@@ -91,7 +91,8 @@ impl Shared {
         let detail = format!("{{\"from_us\":{first_us},\"to_us\":{last_us}}}");
         let record = self.own_record(Kind::Gap, count, "spool_full", detail);
         let (mut salts, mut framer) = (Salts::new(), Framer::new());
-        let Ok(mut frame) = framer.build(|out, sink| record.encode_into(&mut salts, out, sink)) else { return };
+        let built = framer.build(|out, sink| RecordRef::from(&record).encode_into(&mut salts, out, sink));
+        let Ok(mut frame) = built else { return };
         if self.put(inner, &mut frame).is_ok() {
             tracing::warn!(count, "the spool has space again; a gap record says what was lost");
             inner.lost = Lost::default();

@@ -1,0 +1,158 @@
+//! What a record says in text and a call has in other forms, written into the caller's stack: deciding allocates nothing.
+
+use std::fmt::{self, Write as _};
+
+use signet_policy::Action;
+
+use super::Call;
+
+/// Text of at most `N` bytes; what does not fit makes it fail as a whole.
+struct Text<const N: usize> {
+    bytes: [u8; N],
+    used: usize,
+}
+
+impl<const N: usize> Text<N> {
+    fn of(value: impl fmt::Display) -> Self {
+        let mut text = Self { bytes: [0; N], used: 0 };
+        // INVARIANT: callers give values whose longest form fits; what does not is cut between characters.
+        let _ = write!(text, "{value}");
+        text
+    }
+
+    fn as_str(&self) -> &str {
+        self.bytes.get(..self.used).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default()
+    }
+}
+
+impl<const N: usize> fmt::Write for Text<N> {
+    fn write_str(&mut self, part: &str) -> fmt::Result {
+        let end = self.used + part.len();
+        let place = self.bytes.get_mut(self.used..end).ok_or(fmt::Error)?;
+        place.copy_from_slice(part.as_bytes());
+        self.used = end;
+        Ok(())
+    }
+}
+
+/// An IPv6 socket address with its scope takes 58 bytes at most.
+const ADDRESS: usize = 64;
+
+/// The values of one call that have to be written first.
+pub(super) struct CallText<'a> {
+    path: Path<'a>,
+    source_address: Option<Text<ADDRESS>>,
+    source_ip: Text<ADDRESS>,
+    port: Text<5>,
+    trace_id: Option<[u8; 32]>,
+}
+
+enum Path<'a> {
+    None,
+    Whole(&'a str),
+    /// gRPC's `<service>/<method>`, which came as one string and was split.
+    Joined(String),
+}
+
+impl<'a> CallText<'a> {
+    pub(super) fn of(call: &Call<'a>) -> Self {
+        Self {
+            path: match call.action {
+                Action::Http { path, .. } => Path::Whole(path),
+                Action::Grpc { service, method } => Path::Joined(format!("{service}/{method}")),
+                _ => Path::None,
+            },
+            source_address: call.peer.address.map(Text::of),
+            source_ip: Text::of(call.net().src_ip),
+            port: Text::of(call.dst_port),
+            trace_id: call.trace_id.map(hex32),
+        }
+    }
+
+    /// The normalised path without query; gRPC's `<service>/<method>`.
+    pub(super) fn path(&self) -> Option<&str> {
+        match &self.path {
+            Path::None => None,
+            Path::Whole(path) => Some(path),
+            Path::Joined(path) => Some(path),
+        }
+    }
+
+    pub(super) fn source_address(&self) -> Option<&str> {
+        self.source_address.as_ref().map(Text::as_str)
+    }
+
+    pub(super) fn trace_id(&self) -> Option<&str> {
+        self.trace_id.as_ref().and_then(|digits| std::str::from_utf8(digits).ok())
+    }
+}
+
+/// The most values that a context has.
+const VALUES: usize = 6;
+
+/// Every value of a request that a policy could read.
+pub(super) struct Context<'c> {
+    pairs: [(&'static str, &'c str); VALUES],
+    used: usize,
+}
+
+impl<'c> Context<'c> {
+    pub(super) fn as_slice(&self) -> &[(&'c str, &'c str)] {
+        self.pairs.get(..self.used).unwrap_or_default()
+    }
+}
+
+impl Call<'_> {
+    /// Every value of the request that a policy could read, by the names of the schema's context.
+    pub(super) fn context<'c>(&'c self, text: &'c CallText<'_>) -> Context<'c> {
+        let net = self.net();
+        let (fifth, sixth) = match self.action {
+            Action::Http { method, host, .. } => (Some(("method", method)), Some(("host", host))),
+            Action::Grpc { service, method } => (Some(("grpc_service", service)), Some(("grpc_method", method))),
+            Action::TcpConnect { sni } | Action::GatewayForward { sni } | Action::EgressConnect { sni } => {
+                (sni.map(|sni| ("sni", sni)), None)
+            }
+        };
+        let used = 4 + usize::from(fifth.is_some()) + usize::from(sixth.is_some());
+        let pairs = [
+            ("src_ip", text.source_ip.as_str()),
+            ("src_cluster", net.src_cluster),
+            ("dst_cluster", net.dst_cluster),
+            ("dst_port", text.port.as_str()),
+            fifth.unwrap_or_default(),
+            sixth.unwrap_or_default(),
+        ];
+        Context { pairs, used }
+    }
+}
+
+fn hex32(bytes: [u8; 16]) -> [u8; 32] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = [b'0'; 32];
+    for (place, byte) in text.chunks_exact_mut(2).zip(bytes) {
+        for (digit, nibble) in place.iter_mut().zip([byte >> 4, byte & 15]) {
+            *digit = DIGITS.get(usize::from(nibble)).copied().unwrap_or(b'0');
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_addresses_and_ports_fit() {
+        let address: std::net::SocketAddr = std::net::SocketAddrV6::new(
+            "2001:db8:1111:2222:3333:4444:5555:6666".parse().unwrap_or(std::net::Ipv6Addr::LOCALHOST),
+            u16::MAX,
+            0,
+            u32::MAX,
+        )
+        .into();
+        let text = Text::<ADDRESS>::of(address);
+        assert_eq!(text.as_str(), address.to_string());
+        assert_eq!(Text::<5>::of(u16::MAX).as_str(), "65535");
+        assert_eq!(hex32([0xa5; 16]), *b"a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5");
+    }
+}
