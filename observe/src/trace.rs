@@ -84,6 +84,24 @@ pub fn inject(context: &TraceContext, span_id: [u8; 8], headers: &mut HeaderMap)
     }
 }
 
+/// The value of `traceparent` for a trace that starts here and whose spans are not exported: the parent of the next hop is
+/// a span id that nobody will look up.
+pub fn traceparent(context: &TraceContext) -> [u8; 55] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+    let span: [u8; 8] = random();
+    let (trace, rest) = text.split_at_mut(35);
+    let places = trace.iter_mut().skip(3).chain(rest.iter_mut().skip(1));
+    let nibbles = context.trace_id.iter().chain(&span).flat_map(|byte| [byte >> 4, byte & 15]);
+    for (place, nibble) in places.zip(nibbles) {
+        *place = DIGITS.get(usize::from(nibble)).copied().unwrap_or(b'0');
+    }
+    if let (true, Some(flag)) = (context.sampled, text.last_mut()) {
+        *flag = b'1';
+    }
+    text
+}
+
 /// Copies the context as it stands in `from`, for another request that is made because of this one.
 pub fn copy(from: &HeaderMap, to: &mut HeaderMap) {
     for name in [TRACEPARENT, TRACESTATE, B3, B3_TRACE, B3_SPAN, B3_PARENT, B3_SAMPLED, B3_FLAGS] {
@@ -257,6 +275,17 @@ mod tests {
             assert_eq!(extract(&other), next);
             assert_eq!(out.contains_key(B3), *format == Format::B3Single);
             assert_eq!(out.contains_key(B3_TRACE), *format == Format::B3Multi);
+        }
+    }
+
+    #[test]
+    fn a_trace_that_starts_here_can_be_continued() {
+        for sampled in [false, true] {
+            let context = TraceContext { sampled, ..TraceContext::root() };
+            let text = traceparent(&context);
+            let next = extract(&headers(&[("traceparent", std::str::from_utf8(&text).unwrap())]));
+            assert_eq!((next.trace_id, next.sampled), (context.trace_id, sampled));
+            assert!(next.parent.is_some());
         }
     }
 

@@ -107,6 +107,6 @@ pub(crate) fn unreachable(form: Form, error: &UpstreamError) -> Response<Body> {
         UpstreamError::Connect { .. } | UpstreamError::Protocol { .. } => fault(form, CONNECT_FAILED),
         UpstreamError::Timeout { .. } => fault(form, CONNECT_TIMEOUT),
         UpstreamError::Identity { .. } => fault(form, PEER_REFUSED),
-        UpstreamError::Broken { .. } => fault(form, BROKEN),
+        UpstreamError::Broken { .. } | UpstreamError::Silent { .. } => fault(form, BROKEN),
     }
 }

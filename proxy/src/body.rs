@@ -62,6 +62,14 @@ impl Body {
         self.open = Some(guard);
     }
 
+    /// The bytes of a body of our own; none of one that comes from a peer.
+    pub(crate) fn own_bytes(&self) -> &[u8] {
+        match &self.kind {
+            Kind::Full(bytes) => bytes.as_deref().unwrap_or_default(),
+            Kind::Incoming(_) => &[],
+        }
+    }
+
     fn finish(&mut self) {
         if let Some(lease) = self.lease.take() {
             lease.give_back();

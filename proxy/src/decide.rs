@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use signet_mtls::{Identity, Refusal, SpiffeId, Usage};
-use signet_policy::{Bundle, Decision, Effect, Reason, Request};
+use signet_policy::{Bundle, Decision, Effect, Reason, Request, Slice};
 use signet_spool::{ContextRef, Durability, Enforcement, Kind, RecordRef, Spool};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -177,14 +177,27 @@ impl Enforcer {
         let now = now_us();
         let decision = evaluate(bundle.as_deref(), call, now);
         let reason = decision.reason.as_str();
-        self.conclude(call, bundle.as_deref(), decision, reason, None, now).await
+        self.conclude(call, bundle.as_deref(), &decision, reason, None, now).await
+    }
+
+    /// As [`Enforcer::decide`], with what an earlier decision of the same peer about the same service left in `slice`.
+    pub async fn decide_sliced(&self, call: &Call<'_>, slice: &mut Option<Slice>) -> Verdict {
+        let Some(bundle) = self.bundle.load_full() else { return self.decide(call).await };
+        let now = now_us();
+        let known = match slice {
+            Some(known) if Arc::ptr_eq(known.bundle(), &bundle) => known,
+            _ => slice.insert(bundle.slice(call.principal(), call.service)),
+        };
+        let decision = known.decide(&request(call, now));
+        let reason = decision.reason.as_str();
+        self.conclude(call, Some(&bundle), &decision, reason, None, now).await
     }
 
     /// Denies for a reason of the data plane's own, and records.
     pub async fn deny(&self, call: &Call<'_>, reason: &'static str) -> Verdict {
         let bundle = self.bundle.load_full();
         let decision = Decision::deny(Reason::InvalidRequest);
-        self.conclude(call, bundle.as_deref(), decision, reason, None, now_us()).await
+        self.conclude(call, bundle.as_deref(), &decision, reason, None, now_us()).await
     }
 
     /// Decides an open connection or stream again. A deny is a decision of its own and is recorded; an allow changes
@@ -202,14 +215,14 @@ impl Enforcer {
             return Again::GoesOn { expires_at_us: decision.expires_at_us };
         }
         let detail = format!("closed an open call that decision {opened_by} had allowed");
-        Again::Closed(self.conclude(call, bundle.as_deref(), decision, reason, Some(detail), now).await)
+        Again::Closed(self.conclude(call, bundle.as_deref(), &decision, reason, Some(detail), now).await)
     }
 
     async fn conclude(
         &self,
         call: &Call<'_>,
         bundle: Option<&Bundle>,
-        decision: Decision,
+        decision: &Decision,
         reason: &str,
         detail: Option<String>,
         now_us: i64,
@@ -290,14 +303,12 @@ pub enum Serves {
 fn evaluate(bundle: Option<&Bundle>, call: &Call<'_>, time_us: i64) -> Decision {
     match bundle {
         None => Decision::deny(Reason::NoBundle),
-        Some(bundle) => bundle.decide(&Request {
-            principal: call.principal(),
-            service: call.service,
-            action: call.action,
-            net: call.net(),
-            time_us,
-        }),
+        Some(bundle) => bundle.decide(&request(call, time_us)),
     }
+}
+
+fn request<'a>(call: &Call<'a>, time_us: i64) -> Request<'a> {
+    Request { principal: call.principal(), service: call.service, action: call.action, net: call.net(), time_us }
 }
 
 /// UUID v7 from the decision's time. The random part only has to be unique, so it needs no system call.

@@ -83,6 +83,17 @@ pub(crate) struct Prefixed<T> {
     stream: T,
 }
 
+impl<T> Prefixed<T> {
+    pub(crate) fn new(prefix: Vec<u8>, stream: T) -> Self {
+        Self { prefix, taken: 0, stream }
+    }
+
+    /// The stream, and what of the bytes before it was not read.
+    pub(crate) fn into_parts(self) -> (T, Vec<u8>) {
+        (self.stream, self.prefix.get(self.taken..).unwrap_or_default().to_vec())
+    }
+}
+
 impl<T: AsyncRead + Unpin> AsyncRead for Prefixed<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();

@@ -5,6 +5,7 @@
 
 mod http;
 mod intercepted;
+mod relayed;
 mod tcp;
 
 use std::net::SocketAddr;

@@ -22,6 +22,7 @@ mod open;
 pub mod outbound;
 pub mod redirect;
 pub mod refusal;
+mod relay;
 pub mod serve;
 pub mod sidecar;
 pub mod snapshot;

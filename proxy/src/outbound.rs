@@ -7,6 +7,7 @@
 mod connect;
 mod http;
 mod intercepted;
+mod relayed;
 mod table;
 
 use std::net::SocketAddr;

@@ -153,7 +153,8 @@ impl Signals {
     }
 }
 
-async fn until(due_us: Option<i64>) {
+/// Until the given time, Unix microseconds; for ever without one.
+pub(crate) async fn until(due_us: Option<i64>) {
     let Some(due) = due_us else { return std::future::pending().await };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros());
     let left = u64::try_from(due).unwrap_or(0).saturating_sub(u64::try_from(now).unwrap_or(u64::MAX));

@@ -8,6 +8,7 @@ mod dial;
 mod gateway;
 mod h1;
 mod h2;
+mod wired;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use crate::tls::Wire;
 
 pub use dial::Transport;
 pub use gateway::GatewayPool;
+pub(crate) use wired::Wired;
 
 /// Why an upstream gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +42,8 @@ pub enum UpstreamError {
     Protocol { address: String },
     #[error("gateway `{address}` answered {status}")]
     Gateway { address: String, status: u16, decision: Option<Uuid> },
+    #[error("`{address}` gave no answer")]
+    Silent { address: String, source: std::io::Error },
     #[error("the connection to `{address}` broke")]
     Broken { address: String, source: hyper::Error },
 }
@@ -87,6 +91,7 @@ pub struct Upstream {
     load: Arc<Load>,
     h1: h1::Pool,
     h2: h2::Pool,
+    wired: wired::Pool,
 }
 
 /// An upstream connection in use by one call.
@@ -140,6 +145,7 @@ impl Upstream {
             load: Arc::new(Load::default()),
             h1: h1::Pool::default(),
             h2: h2::Pool::default(),
+            wired: wired::Pool::default(),
         })
     }
 
@@ -229,6 +235,7 @@ impl Upstream {
         let generation = self.generation();
         self.h1.sweep(generation);
         self.h2.sweep(generation);
+        self.wired.sweep(generation);
         if let Target::Remote { gateway, .. } = &self.target {
             gateway.sweep(generation);
         }
@@ -237,6 +244,6 @@ impl Upstream {
     /// Idle HTTP/1.1 and open HTTP/2 connections, for the admin listener.
     #[must_use]
     pub fn pooled(&self) -> (usize, usize) {
-        (self.h1.len(), self.h2.len())
+        (self.h1.len() + self.wired.len(), self.h2.len())
     }
 }

@@ -9,16 +9,19 @@ use http::{HeaderValue, Method, Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use signet_observe::trace;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::{debug, info_span};
 
+use super::relayed::{self, Relayed};
 use super::{Inbound, Port, Trust};
 use crate::answer::{self, Form};
 use crate::body::Body;
 use crate::decide::{ActionOwned, Asked, Peer, Serves, Verdict, grpc_parts, reason};
-use crate::detect::HttpVersion;
+use crate::detect::{HttpVersion, Prefixed};
 use crate::headers;
 use crate::open::{OpenCalls, OpenGuard};
+use crate::relay::{self, Rest};
 use crate::serve::{self, Graceful, Signal, Signals};
 use crate::snapshot::Protocol;
 use crate::trace::Trace;
@@ -35,7 +38,28 @@ struct Connection {
     open: Arc<OpenCalls>,
 }
 
+/// Serves a connection: in the relay for as long as its requests are plain, and generally from then on.
 pub(super) async fn serve<T>(inbound: Arc<Inbound>, stream: T, peer: Arc<Peer>, version: HttpVersion)
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    // Spans are the general server's.
+    let relayed = version == HttpVersion::One
+        && !trace::exporting()
+        && inbound.port.load().as_ref().is_some_and(|port| relayed::suits(port));
+    if relayed {
+        let own = inbound.own_id().unwrap_or_default();
+        let mut role = Relayed::new(Arc::clone(&inbound), Arc::clone(&peer), own);
+        if let Some(Rest { stream, read }) = relay::serve(stream, &mut role).await {
+            drop(role);
+            Box::pin(serve_general(inbound, Prefixed::new(read, stream), peer, version)).await;
+        }
+    } else {
+        serve_general(inbound, stream, peer, version).await;
+    }
+}
+
+async fn serve_general<T>(inbound: Arc<Inbound>, stream: T, peer: Arc<Peer>, version: HttpVersion)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

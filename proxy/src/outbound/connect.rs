@@ -21,6 +21,7 @@ use crate::answer::{self, Form};
 use crate::balance::InFlight;
 use crate::body::Body;
 use crate::decide::{Call, reason};
+use crate::detect::Prefixed;
 use crate::snapshot::Protocol;
 use crate::trace::Trace;
 use crate::upstream::{Transport, UpstreamError};
@@ -109,8 +110,12 @@ pub(super) async fn dial(route: &Route, cause: &HeaderMap) -> Result<(Transport,
 
 async fn relay(upgraded: Upgraded, mut transport: Transport, in_flight: InFlight, client: &Client) {
     // On HTTP/1.1 the upgraded connection is the socket itself: take it out of its box.
-    let copied = match upgraded.downcast::<TokioIo<TcpStream>>() {
-        Ok(Parts { io, read_buf, .. }) => copy(&mut io.into_inner(), read_buf, &mut transport).await,
+    let copied = match upgraded.downcast::<TokioIo<Prefixed<TcpStream>>>() {
+        Ok(Parts { io, read_buf, .. }) => {
+            let (mut socket, unread) = io.into_inner().into_parts();
+            let first = if unread.is_empty() { read_buf } else { [read_buf.as_ref(), &unread].concat().into() };
+            copy(&mut socket, first, &mut transport).await
+        }
         Err(upgraded) => copy(&mut TokioIo::new(upgraded), Bytes::new(), &mut transport).await,
     };
     drop(in_flight);

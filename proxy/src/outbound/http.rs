@@ -11,17 +11,20 @@ use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use signet_observe::trace;
 use signet_policy::Action;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::{debug, info_span};
 
+use super::relayed::Relayed;
 use super::table::Route;
 use super::{Outbound, connect};
 use crate::answer::{self, Form};
 use crate::body::Body;
 use crate::decide::{Call, Host, Peer, reason};
-use crate::detect::HttpVersion;
+use crate::detect::{HttpVersion, Prefixed};
 use crate::headers;
+use crate::relay::{self, Rest};
 use crate::serve::{self, Graceful, Signal, Signals};
 use crate::snapshot::Protocol;
 use crate::tls::Wire;
@@ -47,8 +50,33 @@ pub(super) enum Reach {
 }
 
 impl Client {
-    /// Serves HTTP until the connection ends or is drained. Boxed because it contains itself, through CONNECT.
-    pub(super) fn serve<T>(self: Arc<Self>, stream: T, version: HttpVersion) -> BoxFuture<'static, ()>
+    /// Serves HTTP until the connection ends or is drained: in the relay for as long as its requests are plain.
+    pub(super) async fn serve<T>(self: Arc<Self>, stream: T, version: HttpVersion)
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let reach = match &self.reach {
+            Reach::Named => Some(None),
+            Reach::Only(route) => Some(Some(Arc::clone(route))),
+            Reach::Nothing => None,
+        };
+        // Spans are the general server's.
+        if let Some(only) = reach
+            && version == HttpVersion::One
+            && !trace::exporting()
+        {
+            let mut role = Relayed::new(Arc::clone(&self.outbound), only);
+            if let Some(Rest { stream, read }) = relay::serve(stream, &mut role).await {
+                drop(role);
+                self.serve_general(Prefixed::new(read, stream), version).await;
+            }
+        } else {
+            self.serve_general(stream, version).await;
+        }
+    }
+
+    /// Serves any HTTP. Boxed because it contains itself, through CONNECT.
+    fn serve_general<T>(self: Arc<Self>, stream: T, version: HttpVersion) -> BoxFuture<'static, ()>
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {

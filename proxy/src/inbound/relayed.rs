@@ -1,0 +1,229 @@
+//! The inbound side's part in the relay: decides each request from a slice of the bundle, and the open call again when
+//! something changed.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method, Response};
+use signet_policy::{Action, Slice};
+use uuid::Uuid;
+
+use super::{Inbound, Port, Trust};
+use crate::answer::{self, Form};
+use crate::body::Body;
+use crate::decide::{ActionOwned, Again, Asked, Call, Host, Peer, Serves};
+use crate::relay::{Admitted, Looked, RequestHead, Role, Side};
+use crate::serve::{self, Signal, Signals};
+use crate::snapshot::Protocol;
+use crate::tls::Wire;
+use crate::upstream::{Upstream, UpstreamError};
+
+/// One connection.
+pub(super) struct Relayed {
+    inbound: Arc<Inbound>,
+    peer: Arc<Peer>,
+    own: Arc<str>,
+    signals: Signals,
+    seen: Signal,
+    trust: Trust,
+    /// End of the peer's certificate, Unix microseconds, until it was reached.
+    ends_us: Option<i64>,
+    ending: bool,
+    /// One for each service of the port.
+    slices: Vec<Option<Slice>>,
+    call: OpenCall,
+}
+
+/// The call that is open; its strings are kept from call to call.
+struct OpenCall {
+    method: String,
+    path: String,
+    host: String,
+    received: Instant,
+    trace_id: [u8; 16],
+    decision_id: Uuid,
+    service: Option<(Arc<str>, u16)>,
+    cluster: Option<Arc<str>>,
+    due_us: Option<i64>,
+}
+
+impl Relayed {
+    pub(super) fn new(inbound: Arc<Inbound>, peer: Arc<Peer>, own: Arc<str>) -> Self {
+        // A certificate is valid through the whole second that it names.
+        let ends_us = peer.not_after.map(|s| s.saturating_add(1).saturating_mul(1_000_000));
+        let signals = Signals::new(inbound.enforcer.changes(), inbound.stop.drain.clone(), None, ends_us);
+        Self {
+            inbound,
+            peer,
+            own,
+            signals,
+            seen: Signal::Sooner,
+            trust: Trust::default(),
+            ends_us,
+            ending: false,
+            slices: Vec::new(),
+            call: OpenCall {
+                method: String::new(),
+                path: String::new(),
+                host: String::new(),
+                received: Instant::now(),
+                trace_id: [0; 16],
+                decision_id: Uuid::nil(),
+                service: None,
+                cluster: None,
+                due_us: None,
+            },
+        }
+    }
+
+    async fn decide(&mut self, port: &Port) -> Option<Admitted> {
+        self.slices.resize_with(port.services.len(), || None);
+        let mut allowed = None;
+        for (service, slice) in port.services.iter().zip(&mut self.slices) {
+            let call = Call {
+                peer: &self.peer,
+                destination: Some(&self.own),
+                service: &service.service,
+                action: Action::Http { method: &self.call.method, path: &self.call.path, host: &self.call.host },
+                dst_cluster: &port.cluster,
+                dst_port: service.port,
+                trace_id: Some(self.call.trace_id),
+                received: self.call.received,
+            };
+            let verdict = self.inbound.enforcer.decide_sliced(&call, slice).await;
+            if !verdict.allow {
+                return Some(Admitted::Answer(Box::new(answer::denied(Form::Http, verdict.decision_id))));
+            }
+            allowed = Some((service, verdict));
+        }
+        let (service, verdict) = allowed?;
+        self.call.decision_id = verdict.decision_id;
+        self.call.due_us = verdict.expires_at_us;
+        self.call.service = Some((Arc::clone(&service.service), service.port));
+        self.call.cluster = Some(Arc::clone(&port.cluster));
+        Some(Admitted::Forward(Arc::clone(&port.app)))
+    }
+
+    /// The open call as a question that can be asked again. `None`: there is none.
+    fn asked(&self) -> Option<Asked> {
+        let (service, dst_port) = self.call.service.clone()?;
+        Some(Asked {
+            peer: Arc::clone(&self.peer),
+            destination: Arc::clone(&self.own),
+            service,
+            action: ActionOwned::Http {
+                method: Method::from_bytes(self.call.method.as_bytes()).ok()?,
+                path: PathAndQuery::try_from(self.call.path.as_str()).ok()?,
+                host: Host::Header(HeaderValue::from_str(&self.call.host).ok()?),
+            },
+            dst_cluster: self.call.cluster.clone()?,
+            dst_port,
+            trace_id: Some(self.call.trace_id),
+            received: self.call.received,
+        })
+    }
+}
+
+/// Whether calls to this port can be relayed. What the relay does not know about a port has to be refused here.
+pub(super) fn suits(port: &Port) -> bool {
+    port.protocol == Protocol::Http && port.app.wire() == Wire::Http1
+}
+
+impl Role for Relayed {
+    fn side(&self) -> Side<'_> {
+        Side::Inbound { source: self.peer.id.as_ref().map(signet_mtls::SpiffeId::as_str) }
+    }
+
+    async fn admit(&mut self, head: &RequestHead, bytes: &[u8]) -> Admitted {
+        let received = Instant::now();
+        let Some(port) = self.inbound.port.load_full().filter(|port| suits(port)) else { return Admitted::Other };
+        let text = |range: &std::ops::Range<usize>| {
+            bytes.get(range.clone()).and_then(|part| std::str::from_utf8(part).ok()).unwrap_or_default()
+        };
+        let Some(path) = text(&head.target).get(..head.path) else { return Admitted::Other };
+        // Only a path that is in its normal form already is forwarded as it came.
+        if signet_policy::normalise_path(path).ok().is_none_or(|normal| normal != path) {
+            return Admitted::Other;
+        }
+        for (kept, new) in [
+            (&mut self.call.method, text(&head.method)),
+            (&mut self.call.path, path),
+            (&mut self.call.host, text(&head.host)),
+        ] {
+            kept.clear();
+            kept.push_str(new);
+        }
+        self.call.received = received;
+        self.call.trace_id = head.trace_id;
+        self.decide(&port).await.unwrap_or(Admitted::Other)
+    }
+
+    fn another(&mut self) -> Option<Arc<Upstream>> {
+        None
+    }
+
+    fn failed(&self, error: &UpstreamError) -> Response<Body> {
+        tracing::debug!(error = %signet_observe::error_chain(error), "the app gave no answer");
+        let fault = match error {
+            UpstreamError::Silent { .. } => answer::BROKEN,
+            _ => answer::APP_DOWN,
+        };
+        answer::fault(Form::Http, fault)
+    }
+
+    fn answered(&mut self, status: u16, at: Instant) {
+        self.inbound.shared.metrics.inbound.answered(
+            Protocol::Http,
+            status,
+            at.saturating_duration_since(self.call.received),
+        );
+    }
+
+    async fn signal(&mut self) {
+        let ends_us = self.ends_us;
+        tokio::select! {
+            signal = self.signals.next(|| ends_us) => self.seen = signal,
+            () = serve::until(self.call.due_us) => self.seen = Signal::Due,
+        }
+    }
+
+    async fn look_again(&mut self, open: bool) -> Looked {
+        match self.seen {
+            Signal::Drain => {
+                self.ending = true;
+                return Looked::GoesOn;
+            }
+            Signal::Sooner => return Looked::GoesOn,
+            Signal::Due if self.ends_us.is_some_and(|at| crate::decide::now_us() >= at) => {
+                // The client makes new connections with its new SVID; this one takes no more calls.
+                self.ends_us = None;
+                self.ending = true;
+            }
+            Signal::Due | Signal::Changed => {}
+        }
+        let trusted = self.trust.look(&self.inbound.enforcer, &self.peer, self.seen == Signal::Due);
+        self.ending |= trusted != Serves::Yes;
+        let Some(asked) = self.asked().filter(|_| open) else { return Looked::GoesOn };
+        let serves = self.inbound.serves(&asked, trusted);
+        match self.inbound.enforcer.decide_again(&asked.call(), self.call.decision_id, serves).await {
+            Again::Closed(verdict) => {
+                self.inbound.shared.metrics.closed_by_policy.inc();
+                Looked::Denied(Box::new(answer::denied(Form::Http, verdict.decision_id)))
+            }
+            Again::GoesOn { expires_at_us } => {
+                self.call.due_us = expires_at_us;
+                Looked::GoesOn
+            }
+        }
+    }
+
+    fn ending(&self) -> bool {
+        self.ending
+    }
+
+    fn closed(&mut self) {
+        self.call.service = None;
+        self.call.due_us = None;
+    }
+}

@@ -1,0 +1,168 @@
+//! Memory for bytes on their way: none while a connection is idle, little for a call, more for a stream.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, ReadBuf};
+
+/// What a call begins with; larger than most heads with their bodies.
+const FIRST: usize = 4 * 1024;
+/// A stream that fills its buffer gets one four times as large, up to this.
+const MOST: usize = 256 * 1024;
+/// First buffers that a thread keeps for the next call.
+const KEPT: usize = 64;
+
+thread_local! {
+    static FREE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Bytes that were read and not yet passed on.
+#[derive(Debug, Default)]
+pub(crate) struct Buffer {
+    /// Empty, or initialised to its whole length.
+    bytes: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// The last read filled all the room there was.
+    filled_up: bool,
+}
+
+impl Buffer {
+    pub(crate) fn filled(&self) -> &[u8] {
+        self.bytes.get(self.start..self.end).unwrap_or_default()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// The first `count` bytes were passed on.
+    pub(crate) fn consume(&mut self, count: usize) {
+        self.start = (self.start + count).min(self.end);
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        }
+    }
+
+    /// Reads once, behind what is there. 0 is the end of the stream. Memory is held only once bytes are there.
+    pub(crate) fn poll_fill<T: AsyncRead + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut T,
+    ) -> Poll<io::Result<usize>> {
+        self.make_room();
+        let Some(room) = self.bytes.get_mut(self.end..) else { return Poll::Ready(Ok(0)) };
+        let mut read = ReadBuf::new(room);
+        let polled = Pin::new(from).poll_read(cx, &mut read);
+        let (count, room) = (read.filled().len(), read.capacity());
+        match polled {
+            Poll::Pending => {
+                if self.is_empty() {
+                    self.release();
+                }
+                return Poll::Pending;
+            }
+            Poll::Ready(result) => result?,
+        }
+        self.end += count;
+        self.filled_up = count == room;
+        if count == 0 && self.is_empty() {
+            self.release();
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    fn make_room(&mut self) {
+        if self.bytes.is_empty() {
+            self.bytes = FREE.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; FIRST]);
+            return;
+        }
+        if self.is_empty() && self.filled_up && self.bytes.len() < MOST {
+            let longer = (self.bytes.len() * 4).min(MOST);
+            self.release();
+            self.bytes = vec![0; longer];
+        } else if self.end == self.bytes.len() {
+            if self.start > 0 {
+                self.bytes.copy_within(self.start..self.end, 0);
+                (self.start, self.end) = (0, self.end - self.start);
+            } else {
+                let longer = (self.bytes.len() * 4).min(MOST * 4);
+                self.bytes.resize(longer, 0);
+            }
+        }
+    }
+
+    /// Gives the memory back; what was in it is gone.
+    pub(crate) fn release(&mut self) {
+        let bytes = std::mem::take(&mut self.bytes);
+        (self.start, self.end) = (0, 0);
+        if bytes.len() == FIRST {
+            // Other threads' calls may have left their own here; a thread that ends keeps nothing.
+            let _ = FREE.try_with(|free| {
+                let mut free = free.borrow_mut();
+                if free.len() < KEPT {
+                    free.push(bytes);
+                }
+            });
+        }
+    }
+
+    /// What was read, for another reader.
+    pub(crate) fn into_vec(mut self) -> Vec<u8> {
+        let taken = self.filled().to_vec();
+        self.release();
+        taken
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+/// Reads once; see [`Buffer::poll_fill`].
+pub(crate) async fn fill<T: AsyncRead + Unpin>(buffer: &mut Buffer, from: &mut T) -> io::Result<usize> {
+    std::future::poll_fn(|cx| buffer.poll_fill(cx, from)).await
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stream_gets_more_room_and_an_idle_connection_has_none() {
+        let bytes: Vec<u8> = (0..1_000_000_u32).map(|n| n.to_le_bytes()[0]).collect();
+        let (mut buffer, mut from, mut seen) = (Buffer::default(), &bytes[..], Vec::new());
+        while fill(&mut buffer, &mut from).await.unwrap() > 0 {
+            seen.extend_from_slice(buffer.filled());
+            assert!(buffer.bytes.len() <= MOST);
+            buffer.consume(buffer.len());
+        }
+        assert_eq!(seen, bytes);
+        assert_eq!((buffer.bytes.len(), buffer.len()), (0, 0));
+        let (mut idle, _other) = tokio::io::duplex(64);
+        assert!(futures::poll!(std::pin::pin!(fill(&mut buffer, &mut idle))).is_pending());
+        assert_eq!(buffer.bytes.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_left_is_kept_in_order_when_more_is_read() {
+        let bytes: Vec<u8> = (0..20_000_u32).map(|n| n.to_le_bytes()[0]).collect();
+        let (mut buffer, mut from, mut seen) = (Buffer::default(), &bytes[..], Vec::new());
+        while fill(&mut buffer, &mut from).await.unwrap() > 0 {
+            let take = buffer.len() / 2;
+            seen.extend_from_slice(&buffer.filled()[..take]);
+            buffer.consume(take);
+        }
+        seen.extend(buffer.into_vec());
+        assert_eq!(seen, bytes);
+    }
+}

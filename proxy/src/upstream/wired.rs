@@ -1,0 +1,146 @@
+//! HTTP/1.1 connections in the hands of the relay: the transport itself, kept while idle, newest first.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::time::Instant;
+
+use http::HeaderMap;
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead as _, ReadBuf};
+
+use super::{Target, Transport, Upstream, UpstreamError};
+use crate::balance::InFlight;
+use crate::limits;
+
+#[derive(Default)]
+pub(super) struct Pool {
+    idle: Mutex<Vec<Idle>>,
+}
+
+struct Idle {
+    transport: Transport,
+    born: Instant,
+    since: Instant,
+    generation: u64,
+}
+
+impl Idle {
+    fn usable(&mut self, now: Instant, generation: u64) -> bool {
+        self.generation == generation
+            && now.saturating_duration_since(self.since) < limits::POOL_IDLE
+            && now.saturating_duration_since(self.born) < limits::POOL_LIFETIME
+            && silent(&mut self.transport)
+    }
+}
+
+/// Nothing has come and the other side has not ended it. Costs a system call only when something has happened.
+fn silent(transport: &mut Transport) -> bool {
+    let mut byte = [0; 1];
+    let mut read = ReadBuf::new(&mut byte);
+    Pin::new(transport).poll_read(&mut Context::from_waker(Waker::noop()), &mut read).is_pending()
+}
+
+impl Pool {
+    fn take(&self, generation: u64) -> Option<Idle> {
+        let now = Instant::now();
+        loop {
+            let mut next = self.idle.lock().pop()?;
+            if next.usable(now, generation) {
+                return Some(next);
+            }
+        }
+    }
+
+    fn put(&self, idle: Idle) {
+        let mut pool = self.idle.lock();
+        if pool.len() < limits::POOL_MAX_IDLE {
+            pool.push(idle);
+        }
+    }
+
+    pub(super) fn sweep(&self, generation: u64) {
+        let now = Instant::now();
+        self.idle.lock().retain_mut(|idle| idle.usable(now, generation));
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.idle.lock().len()
+    }
+}
+
+/// A connection that one call uses. Dropped, it is closed.
+pub(crate) struct Wired {
+    upstream: Arc<Upstream>,
+    transport: Transport,
+    born: Instant,
+    generation: u64,
+    in_flight: InFlight,
+}
+
+impl Wired {
+    pub(crate) fn transport(&mut self) -> &mut Transport {
+        &mut self.transport
+    }
+
+    /// The app answers, not another sidecar.
+    pub(crate) fn is_app(&self) -> bool {
+        matches!(self.upstream.target, Target::App(_))
+    }
+
+    pub(crate) fn answered(&self, at: Instant) {
+        self.in_flight.answered(at);
+    }
+
+    pub(crate) fn failed(&self) {
+        self.in_flight.failed(Instant::now());
+        self.upstream.shared.metrics.pool_failed.inc();
+    }
+
+    /// The call ended as it should, and nothing of it is left on the connection.
+    pub(crate) fn give_back(self) {
+        let Self { upstream, transport, born, generation, in_flight: _ } = self;
+        upstream.wired.put(Idle { transport, born, since: Instant::now(), generation });
+    }
+}
+
+impl Upstream {
+    /// A connection that an earlier call left.
+    pub(crate) fn wired_idle(self: &Arc<Self>) -> Option<Wired> {
+        let generation = self.generation();
+        let Idle { transport, born, .. } = self.wired.take(generation)?;
+        self.shared.metrics.pool_reused.inc();
+        let in_flight = InFlight::start(&self.load, Instant::now());
+        Some(Wired { upstream: Arc::clone(self), transport, born, generation, in_flight })
+    }
+
+    /// A new connection.
+    ///
+    /// # Errors
+    /// When none could be made.
+    pub(crate) async fn wired_new(self: &Arc<Self>) -> Result<Wired, UpstreamError> {
+        let in_flight = InFlight::start(&self.load, Instant::now());
+        // Of the identity before dialling: a rotation meanwhile makes the connection one of the past.
+        let generation = self.generation();
+        match self.dial(&HeaderMap::new()).await {
+            Ok(transport) => {
+                Ok(Wired { upstream: Arc::clone(self), transport, born: Instant::now(), generation, in_flight })
+            }
+            Err(error) => {
+                in_flight.failed(Instant::now());
+                self.shared.metrics.pool_failed.inc();
+                Err(error)
+            }
+        }
+    }
+
+    /// For errors and logs.
+    pub(crate) fn name(&self) -> String {
+        self.address()
+    }
+
+    /// Behind a gateway: its connections carry the trace of the call that they are made for.
+    pub(crate) fn is_remote(&self) -> bool {
+        matches!(self.target, Target::Remote { .. })
+    }
+}
