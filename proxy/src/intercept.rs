@@ -39,13 +39,16 @@ impl OriginalDst {
 }
 
 /// Both sides' listeners, one for each address family that the machine has.
-pub(crate) struct Listeners {
-    pub(crate) outbound: Vec<TcpListener>,
-    pub(crate) inbound: Vec<TcpListener>,
+pub struct Listeners {
+    pub outbound: Vec<TcpListener>,
+    pub inbound: Vec<TcpListener>,
 }
 
 /// Binds them. Redirected outbound connections arrive on loopback; nobody else's can.
-pub(crate) fn bind(config: &TransparentConfig) -> Result<Listeners, ListenError> {
+///
+/// # Errors
+/// When a port is taken, or the right to be transparent is missing.
+pub fn bind(config: &TransparentConfig) -> Result<Listeners, ListenError> {
     let tproxy = config.inbound_mode == InboundMode::Tproxy;
     let outbound = [
         SocketAddr::from((Ipv4Addr::LOCALHOST, config.outbound_port)),

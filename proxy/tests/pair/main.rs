@@ -16,3 +16,4 @@ mod hostile;
 mod http;
 mod refusals;
 mod tcp;
+mod transparent;
