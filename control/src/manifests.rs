@@ -7,6 +7,7 @@
 mod addresses;
 mod directory;
 mod document;
+mod external;
 mod resolve;
 
 use std::fmt;

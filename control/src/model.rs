@@ -118,6 +118,28 @@ impl Service {
     }
 }
 
+/// A host outside of the mesh, at one port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct External {
+    /// Its name in `signet.yaml`.
+    pub name: String,
+    /// Lower case; a name, or an IP address.
+    pub host: String,
+    /// Where it listens.
+    pub port: u16,
+    /// Who makes the TLS.
+    pub tls: ExternalTls,
+}
+
+/// Who makes the TLS to a host outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExternalTls {
+    /// The app, or nobody: bytes pass as they are.
+    Passthrough,
+    /// The sidecar, for an app that speaks plainly.
+    Originate,
+}
+
 /// All that the manifests say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
@@ -125,6 +147,8 @@ pub struct Desired {
     pub services: BTreeMap<ServiceName, Service>,
     /// IP addresses that ServiceImports give to services of linked clusters.
     pub import_addresses: BTreeMap<ServiceName, Vec<IpAddr>>,
+    /// Hosts outside of the mesh, one entry for each port.
+    pub externals: Vec<External>,
     /// What was ignored or looks wrong but does not stop the manifests from being used.
     pub warnings: Vec<String>,
 }

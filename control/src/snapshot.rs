@@ -7,11 +7,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use signet_api::control::{
-    Endpoint, Exported, File, InboundService, OutboundService, PolicyBundle, RemoteGateway, ServiceStatus, Snapshot,
+    Endpoint, Exported, ExternalService, File, InboundService, OutboundService, PolicyBundle, RemoteGateway,
+    ServiceStatus, Snapshot,
 };
 use signet_mtls::SpiffeId;
 
-use crate::model::{ActivePolicy, Admission, Desired, Port, Service, World};
+use crate::model::{ActivePolicy, Admission, Desired, External, ExternalTls, Port, Service, World};
 
 /// Who a snapshot is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +63,7 @@ pub fn build(world: &World, subject: &Subject) -> Option<Snapshot> {
                 service.permissive = false;
             }
             snapshot.outbound = outbound(world, desired, namespace);
+            snapshot.external = desired.externals.iter().map(external).collect();
         }
         Subject::Gateway => snapshot.exported = exported(world, desired),
     }
@@ -155,6 +157,15 @@ fn imported(world: &World, desired: &Desired) -> Vec<OutboundService> {
         }
     }
     outbound
+}
+
+fn external(external: &External) -> ExternalService {
+    ExternalService {
+        name: external.name.clone(),
+        host: external.host.clone(),
+        port: u32::from(external.port),
+        originate_tls: external.tls == ExternalTls::Originate,
+    }
 }
 
 fn exported(world: &World, desired: &Desired) -> Vec<Exported> {

@@ -45,6 +45,9 @@ faults! {
     BAD_REQUEST = BAD_REQUEST "bad_request" "The request's head is not acceptable.";
     UPGRADE = NOT_IMPLEMENTED "upgrade_refused" "Protocol upgrades are not passed on.";
     USE_CONNECT = BAD_REQUEST "tcp_service" "The service speaks TCP; ask for it with CONNECT.";
+    EGRESS_UNRESOLVED = BAD_GATEWAY "egress_unresolved" "The host outside of the mesh could not be resolved.";
+    EGRESS_UNREACHABLE = BAD_GATEWAY "egress_unreachable" "The host outside of the mesh could not be reached.";
+    EGRESS_AUTHORITIES = BAD_GATEWAY "egress_authorities" "This sidecar has no authorities to verify the host outside by.";
     NESTED = BAD_REQUEST "nested_connect" "CONNECT inside CONNECT is not passed on.";
 }
 

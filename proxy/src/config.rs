@@ -28,6 +28,9 @@ pub struct Config {
     pub transparent: Option<TransparentConfig>,
     #[serde(default)]
     pub inbound: Vec<InboundConfig>,
+    /// PEM file of the authorities that hosts outside of the mesh are verified by, where the sidecar makes the TLS.
+    #[serde(default = "authorities")]
+    pub egress_authorities: PathBuf,
     /// Where the last good snapshot is kept.
     pub state_dir: PathBuf,
     pub spool: SpoolConfig,
@@ -64,6 +67,10 @@ pub enum InboundMode {
     #[default]
     Redirect,
     Tproxy,
+}
+
+fn authorities() -> PathBuf {
+    PathBuf::from("/etc/ssl/certs/ca-certificates.crt")
 }
 
 fn outbound_port() -> u16 {

@@ -44,6 +44,7 @@ pub mod reason {
     pub const BAD_PATH: &str = "bad_path";
     pub const STRICT_PORT: &str = "plaintext_on_strict_port";
     pub const PEER_EXPIRED: &str = "peer_expired";
+    pub const EGRESS_ADDRESS: &str = "egress_address";
     pub const TRUST_WITHDRAWN: &str = "trust_withdrawn";
 }
 
@@ -169,6 +170,14 @@ impl Enforcer {
     #[must_use]
     pub fn has_bundle(&self) -> bool {
         self.bundle.load().is_some()
+    }
+
+    /// Whether the bundle declares the external service `name` with this host.
+    #[must_use]
+    pub fn declares_external(&self, name: &str, host: &str) -> bool {
+        let bundle = self.bundle.load();
+        let facts = bundle.as_ref().and_then(|bundle| bundle.settings().external_services.get(name));
+        facts.is_some_and(|facts| facts.host.eq_ignore_ascii_case(host))
     }
 
     /// Decides by policy and records.

@@ -12,6 +12,7 @@ mod body;
 pub mod config;
 pub mod decide;
 mod detect;
+pub mod egress;
 mod forward;
 mod headers;
 pub mod inbound;

@@ -7,19 +7,21 @@
 mod connect;
 mod http;
 mod intercepted;
+mod outside;
 mod relayed;
 mod table;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use signet_mtls::{IdentitySource, Select};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
 
 use crate::decide::{Enforcer, Peer};
 use crate::detect;
+use crate::egress::Egress;
 use crate::metrics::{Direction, Metrics};
 use crate::refusal::Refusals;
 use crate::serve::{self, Stop};
@@ -39,6 +41,8 @@ pub enum ListenError {
 /// The outbound side of a sidecar.
 pub struct Outbound {
     table: ArcSwap<Table>,
+    /// `None`: there is no way out.
+    egress: ArcSwapOption<Egress>,
     shared: Shared,
     enforcer: Arc<Enforcer>,
     refusals: Refusals,
@@ -55,13 +59,23 @@ impl Outbound {
         stop: Stop,
     ) -> Arc<Self> {
         let shared = Shared { source, metrics, tasks: TaskTracker::new() };
-        Arc::new(Self { table: ArcSwap::from_pointee(Table::default()), shared, enforcer, refusals, stop })
+        Arc::new(Self {
+            table: ArcSwap::from_pointee(Table::default()),
+            egress: ArcSwapOption::empty(),
+            shared,
+            enforcer,
+            refusals,
+            stop,
+        })
     }
 
     /// Takes over a snapshot's services.
     pub fn apply(&self, snapshot: &Snapshot) {
         let table = Table::build(snapshot, &self.table.load(), &self.shared);
         self.table.store(Arc::new(table));
+        if let Some(egress) = self.egress.load().as_ref() {
+            egress.apply(snapshot);
+        }
     }
 
     /// Drops idle connections that nobody will take any more; to be called now and then.

@@ -3,6 +3,7 @@
 //! Listeners and calls live on the data runtime. Identity, snapshots, records on their way to the audit service and the
 //! admin listener live on the caller's (a single thread), so that neither can starve the other.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::decide::{Enforcer, Recorder};
+use crate::egress::Egress;
 use crate::inbound::{Inbound, Intercepted};
 use crate::intercept;
 use crate::metrics::Metrics;
@@ -86,7 +88,8 @@ pub async fn run(config: Config, data: Handle, shutdown: impl Future<Output = ()
     .context("no state directory")?;
 
     let outbound =
-        Outbound::new(source.clone(), Arc::clone(&enforcer), refusals.clone(), Arc::clone(&metrics), stop.clone());
+        Outbound::new(source.clone(), Arc::clone(&enforcer), refusals.clone(), Arc::clone(&metrics), stop.clone())
+            .with_egress(egress(&config, &enforcer, &metrics, &stop));
     let inbound: Vec<Arc<Inbound>> = config
         .inbound
         .iter()
@@ -222,6 +225,13 @@ async fn listen(config: &Config, data: &Handle) -> anyhow::Result<Listeners> {
     })
     .await
     .context("binding was interrupted")?
+}
+
+fn egress(config: &Config, enforcer: &Arc<Enforcer>, metrics: &Arc<Metrics>, stop: &Stop) -> Egress {
+    let components = [&config.control, &config.audit];
+    let components = components.iter().filter_map(|address| address.parse::<SocketAddr>().ok()).map(|a| a.ip());
+    let (enforcer, metrics) = (Arc::clone(enforcer), Arc::clone(metrics));
+    Egress::new(enforcer, metrics, stop.clone(), &config.egress_authorities, components.collect(), None)
 }
 
 /// The sidecar's own SVID: what it proves itself with to control and audit.

@@ -120,6 +120,18 @@ pub struct Exported {
     pub endpoints: Vec<SocketAddr>,
 }
 
+/// A host outside of the mesh, at one port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct External {
+    /// What `signet.yaml` and records call it.
+    pub name: Arc<str>,
+    /// Lower case; a name, or an IP address.
+    pub host: Arc<str>,
+    pub port: u16,
+    /// The sidecar makes the TLS, for an app that speaks plainly.
+    pub originate_tls: bool,
+}
+
 /// One version of all that a proxy needs to know. Immutable.
 #[derive(Clone)]
 pub struct Snapshot {
@@ -131,6 +143,7 @@ pub struct Snapshot {
     pub inbound: Vec<Arc<InboundService>>,
     pub outbound: Vec<Arc<OutboundService>>,
     pub exported: Vec<Arc<Exported>>,
+    pub external: Vec<Arc<External>>,
 }
 
 impl std::fmt::Debug for Snapshot {
@@ -149,7 +162,15 @@ impl Snapshot {
     /// What a proxy holds before it was told anything: it serves nothing and denies everything.
     #[must_use]
     pub fn empty(trust_domain: TrustDomain) -> Self {
-        Self { version: 0, trust_domain, bundle: None, inbound: Vec::new(), outbound: Vec::new(), exported: Vec::new() }
+        Self {
+            version: 0,
+            trust_domain,
+            bundle: None,
+            inbound: Vec::new(),
+            outbound: Vec::new(),
+            exported: Vec::new(),
+            external: Vec::new(),
+        }
     }
 
     /// Reads a snapshot from the wire. `held` is the bundle that is enforced now: it stays when the control plane
@@ -171,6 +192,7 @@ impl Snapshot {
             inbound,
             outbound: each("outbound", &snapshot.outbound, outbound)?,
             exported: each("exported", &snapshot.exported, exported)?,
+            external: each("external", &snapshot.external, external)?,
         })
     }
 
@@ -265,6 +287,15 @@ fn outbound(at: &str, w: &wire::OutboundService) -> Result<OutboundService, Snap
             .enumerate()
             .map(|(i, a)| parse(|| format!("{at}.addresses[{i}]"), a, "an IP address"))
             .collect::<Result<_, _>>()?,
+    })
+}
+
+fn external(at: &str, w: &wire::ExternalService) -> Result<External, SnapshotError> {
+    Ok(External {
+        name: Arc::from(w.name.as_str()),
+        host: Arc::from(w.host.to_ascii_lowercase()),
+        port: port(at, "port", w.port)?,
+        originate_tls: w.originate_tls,
     })
 }
 

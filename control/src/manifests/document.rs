@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::ManifestError;
+use super::external::ExternalService;
 
 /// `multicluster.x-k8s.io` ServiceExport (MCS API 0.5); Signet reads its name alone.
 #[derive(Clone, Debug, Deserialize)]
@@ -91,6 +92,7 @@ pub(super) enum Object {
     EndpointSlice(Box<EndpointSlice>),
     ServiceExport(Box<ServiceExport>),
     ServiceImport(Box<ServiceImport>),
+    ExternalService(Box<ExternalService>),
 }
 
 #[derive(Deserialize)]
@@ -149,8 +151,9 @@ fn parse(place: &Place) -> Result<Object, Unreadable> {
         ("multicluster.x-k8s.io/v1alpha1" | "multicluster.x-k8s.io/v1beta1", "ServiceImport") => {
             Object::ServiceImport(typed(place)?)
         }
+        ("signet.dev/v1alpha1", "ExternalService") => Object::ExternalService(typed(place)?),
         // A known kind under another version would silently take a service out of the mesh.
-        (version, kind @ ("Service" | "EndpointSlice" | "ServiceExport" | "ServiceImport")) => {
+        (version, kind @ ("Service" | "EndpointSlice" | "ServiceExport" | "ServiceImport" | "ExternalService")) => {
             let message = format!("`{version}` is not a version of {kind} that Signet reads");
             return Err(place.error("apiVersion", message).into());
         }

@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use super::ManifestError;
 use super::addresses::{Addresses, cluster_ips};
 use super::document::{Object, Place};
-use crate::model::{Admission, Desired, Port, Protocol, Service, ServiceName};
+use crate::model::{Admission, Desired, External, Port, Protocol, Service, ServiceName};
 
 const SERVICE_ACCOUNTS: &str = "signet.dev/service-accounts";
 const INBOUND: &str = "signet.dev/inbound";
@@ -31,6 +31,7 @@ pub(super) fn resolve(objects: Vec<(Place, Object)>) -> Result<Desired, Vec<Mani
     let mut exports = BTreeSet::new();
     let mut import_addresses = BTreeMap::new();
     let mut addresses = Addresses::default();
+    let mut externals: Vec<External> = Vec::new();
     for (place, object) in objects {
         let outcome = match object {
             Object::Service(service) => {
@@ -54,6 +55,17 @@ pub(super) fn resolve(objects: Vec<(Place, Object)>) -> Result<Desired, Vec<Mani
             }),
             Object::ServiceExport(export) => name_of(&place, &export.metadata).map(|name| {
                 exports.insert(name);
+            }),
+            Object::ExternalService(external) => super::external::read(&place, &external).and_then(|read| {
+                for one in read {
+                    if let Some(other) = externals.iter().find(|e| (&e.host, e.port) == (&one.host, one.port)) {
+                        let message =
+                            format!("`{}` port {} is ExternalService `{}` already", one.host, one.port, other.name);
+                        return Err(place.error("spec.host", message));
+                    }
+                    externals.push(one);
+                }
+                Ok(())
             }),
             Object::ServiceImport(import) => name_of(&place, &import.metadata).and_then(|name| {
                 let owner = format!("ServiceImport `{name}`");
@@ -86,6 +98,7 @@ pub(super) fn resolve(objects: Vec<(Place, Object)>) -> Result<Desired, Vec<Mani
     );
     desired.warnings = warnings;
     desired.import_addresses = import_addresses;
+    desired.externals = externals;
     Ok(desired)
 }
 

@@ -36,9 +36,15 @@ pub(super) async fn open(client: &Arc<Client>, mut request: Request<Incoming>, r
     };
     let route = match client.reach {
         Reach::Named => client.outbound.table.load().find(&host, port, 80).map(Arc::clone),
-        Reach::Only(_) | Reach::Nothing => None,
+        Reach::Only(_) | Reach::Outside { .. } => None,
     };
     let Some(route) = route else {
+        if matches!(client.reach, Reach::Named)
+            && let Some(external) = client.outbound.outside(&host, port.unwrap_or(443))
+        {
+            let upgrade = hyper::upgrade::on(&mut request);
+            return client.connect_outside(external, request.headers(), upgrade, received).await;
+        }
         let trace = Trace::start(request.headers(), tracing::Span::none);
         let call = Call {
             peer: &client.peer,

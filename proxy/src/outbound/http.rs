@@ -45,8 +45,8 @@ pub(super) enum Reach {
     Named,
     /// The service that CONNECT named or that the connection was on its way to; no other can be reached inside it.
     Only(Arc<Route>),
-    /// It was on its way to an address that is no service's: each request is denied.
-    Nothing,
+    /// It was on its way to an address that is no service's: each request is for a declared host outside, or denied.
+    Outside { port: u16 },
 }
 
 impl Client {
@@ -162,6 +162,11 @@ impl Client {
         });
         let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
         let Some(route) = self.route(&host) else {
+            if let Some(external) = self.external(&host) {
+                trace.pass_on(&mut parts.headers);
+                let request = (parts, body);
+                return self.request_outside(external, request, (&host, path), (form, &trace), received).await;
+            }
             return self.unknown(&parts.method, &path, &host, form, trace.id(), received).await;
         };
         *protocol = route.service.protocol;
@@ -184,7 +189,7 @@ impl Client {
     fn route(&self, host: &Host) -> Option<Arc<Route>> {
         match &self.reach {
             Reach::Only(route) => return Some(Arc::clone(route)),
-            Reach::Nothing => return None,
+            Reach::Outside { .. } => return None,
             Reach::Named => {}
         }
         let (host, port) = forward::split_host(host.as_str())?;

@@ -80,27 +80,46 @@ impl Outbound {
         }
     }
 
-    /// On its way to an address that is no service's.
-    async fn unowned(self: Arc<Self>, stream: TcpStream, peer: Arc<Peer>, destination: OriginalDst, received: Instant) {
+    /// On its way to an address that is no service's: out of the mesh, where that is declared, or nowhere.
+    async fn unowned(
+        self: Arc<Self>,
+        mut stream: TcpStream,
+        peer: Arc<Peer>,
+        destination: OriginalDst,
+        received: Instant,
+    ) {
+        let port = destination.0.port();
         let sni = match detect::first(&stream, limits::DETECT_UNDECLARED).await {
-            First::Http(version) => return self.client(peer, Reach::Nothing).serve(stream, version).await,
+            First::Http(version) => return self.client(peer, Reach::Outside { port }).serve(stream, version).await,
             First::Tls { sni } => sni,
             First::Other | First::Nothing => None,
         };
         let address = destination.0.ip().to_string();
-        let call = Call {
-            peer: &peer,
-            destination: None,
-            service: sni.as_deref().unwrap_or(&address),
-            action: Action::TcpConnect { sni: sni.as_deref() },
-            dst_cluster: "",
-            dst_port: destination.0.port(),
-            trace_id: None,
-            received,
+        let name = sni.as_deref().unwrap_or(&address);
+        let status = match self.outside(name, port) {
+            Some(external) => {
+                let passed = self.pass_outside(&mut stream, external, peer, sni.clone(), received).await;
+                passed.map_or_else(|refused| refused.status(), |()| 200)
+            }
+            None => {
+                let call = Call {
+                    peer: &peer,
+                    destination: None,
+                    service: name,
+                    action: Action::TcpConnect { sni: sni.as_deref() },
+                    dst_cluster: "",
+                    dst_port: port,
+                    trace_id: None,
+                    received,
+                };
+                self.enforcer.deny(&call, reason::UNKNOWN_SERVICE).await;
+                403
+            }
         };
-        self.enforcer.deny(&call, reason::UNKNOWN_SERVICE).await;
-        self.shared.metrics.outbound.answered(Protocol::Tcp, 403, received.elapsed());
-        reset(&stream);
+        self.shared.metrics.outbound.answered(Protocol::Tcp, status, received.elapsed());
+        if status != 200 {
+            reset(&stream);
+        }
     }
 }
 

@@ -38,6 +38,7 @@ fn good(version: u64) -> wire::Snapshot {
             addresses: vec!["10.96.0.7".to_owned()],
         }],
         exported: Vec::new(),
+        external: Vec::new(),
     }
 }
 

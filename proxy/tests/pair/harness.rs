@@ -223,6 +223,7 @@ impl Pair {
                 addresses: Vec::new(),
             })],
             exported: Vec::new(),
+            external: Vec::new(),
         };
         let (snapshots, receiver) = watch::channel(Arc::new(snapshot));
 
