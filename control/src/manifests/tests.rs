@@ -5,7 +5,7 @@ use std::fs;
 use std::net::IpAddr;
 
 use super::*;
-use crate::model::{Admission, Protocol, ServiceName};
+use crate::model::{Admission, External, ExternalTls, Protocol, ServiceName};
 
 const LEDGER: &str = "\
 apiVersion: v1
@@ -214,4 +214,46 @@ fn an_address_that_is_another_services_or_no_services_is_refused() {
                   spec: {ips: [10.96.0.7]}\n";
     let errors = read(&[("a.yaml", import), ("b.yaml", &with("10.96.0.7"))]).unwrap_err();
     assert!(errors[0].to_string().contains("is the address of ServiceImport `bank/fraud` already"), "{errors:?}");
+}
+
+const CARDS: &str = "\
+apiVersion: signet.dev/v1alpha1
+kind: ExternalService
+metadata:
+  name: cards
+spec:
+  host: API.cards.example
+  ports:
+    - port: 443
+    - {port: 80, tls: originate}
+";
+
+#[test]
+fn an_external_service_is_one_host_at_each_of_its_ports() {
+    let desired = read(&[("cards.yaml", CARDS)]).unwrap();
+    let of = |port, tls| External { name: "cards".into(), host: "api.cards.example".into(), port, tls };
+    assert_eq!(desired.externals, [of(443, ExternalTls::Passthrough), of(80, ExternalTls::Originate)]);
+}
+
+#[test]
+fn an_external_service_that_is_not_outside_or_not_clear_is_refused() {
+    let cases = [
+        ("API.cards.example", "ledger.bank.svc.cluster.local", "line 6, document 1, field `spec.host`"),
+        ("API.cards.example", "ledger.bank.svc", "field `spec.host`"),
+        ("API.cards.example", "localhost", "field `spec.host`"),
+        ("API.cards.example", "https://api.cards.example", "field `spec.host`"),
+        ("API.cards.example", "'*.cards.example'", "field `spec.host`"),
+        ("port: 443", "port: 0", "line 8, document 1, field `spec.ports[0].port`"),
+        ("port: 80,", "port: 443,", "field `spec.ports[1].port`: port `443` is declared twice"),
+        ("tls: originate", "tls: none", "document 1"),
+        ("tls: originate", "sni: x", "document 1"),
+        ("name: cards", "name: Cards", "field `metadata.name`"),
+        ("v1alpha1", "v1", "field `apiVersion`"),
+    ];
+    for (find, put, expected) in cases {
+        let errors = read(&[("cards.yaml", &CARDS.replacen(find, put, 1))]).unwrap_err();
+        assert!(errors[0].to_string().contains(expected), "{put}: {}", errors[0]);
+    }
+    let twice = read(&[("a.yaml", CARDS), ("b.yaml", &CARDS.replacen("name: cards", "name: others", 1))]).unwrap_err();
+    assert!(twice[0].to_string().contains("is ExternalService `cards` already"), "{twice:?}");
 }

@@ -58,7 +58,7 @@ impl Client {
         let reach = match &self.reach {
             Reach::Named => Some(None),
             Reach::Only(route) => Some(Some(Arc::clone(route))),
-            Reach::Nothing => None,
+            Reach::Outside { .. } => None,
         };
         // Spans are the general server's.
         if let Some(only) = reach

@@ -10,6 +10,7 @@
 
 mod apps;
 mod conformance;
+mod egress;
 mod grpc;
 mod harness;
 mod hostile;

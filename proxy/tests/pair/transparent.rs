@@ -20,16 +20,16 @@ use signet_proxy::snapshot::{InboundService, OutboundService, Protocol, Snapshot
 use crate::apps;
 use crate::harness::{HOST, LEDGER, POLICY, SERVICE, Side, TD, bundle, header, status, wait};
 
-const WORKLOAD: [&str; 2] = ["10.78.0.1", "fd78::1"];
+pub const WORKLOAD: [&str; 2] = ["10.78.0.1", "fd78::1"];
 const STRANGER: [&str; 2] = ["10.78.0.2", "fd78::2"];
 const CLUSTER_IP: [&str; 2] = ["10.96.0.7", "fd96::7"];
 /// Not the sidecars' user, which here is root.
 const APP: &str = "4711";
 
 /// Two namespaces on one wire, removed when dropped.
-struct Wire {
-    a: String,
-    b: String,
+pub struct Wire {
+    pub a: String,
+    pub b: String,
 }
 
 fn run(command: &[&str]) -> String {
@@ -39,7 +39,7 @@ fn run(command: &[&str]) -> String {
 }
 
 impl Wire {
-    fn new() -> Self {
+    pub fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let id = format!("{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let wire = Self { a: format!("sgpair-{id}-a"), b: format!("sgpair-{id}-b") };
@@ -60,7 +60,7 @@ impl Wire {
     }
 
     /// Runs `work` on a runtime whose threads live in the workload's namespace.
-    fn inside<F: Future<Output = ()>>(&self, work: impl FnOnce() -> F + Send) {
+    pub fn inside<F: Future<Output = ()>>(&self, work: impl FnOnce() -> F + Send) {
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
                 let space = std::fs::File::open(format!("/run/netns/{}", self.a)).unwrap();
@@ -86,22 +86,28 @@ impl Drop for Wire {
 
 /// curl's head and body, as a user of `namespace`; what it complains of when there is none.
 async fn curl(namespace: &str, url: &str) -> String {
-    let url = url.to_owned();
-    let namespace = namespace.to_owned();
-    let user = [format!("--reuid={APP}"), format!("--regid={APP}")];
-    tokio::task::spawn_blocking(move || {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &namespace, "setpriv", &user[0], &user[1], "--clear-groups", "--"]);
-        let output = command.args(["curl", "-sS", "-i", "-m", "10", "-H"]).arg(format!("host: {HOST}")).arg(url);
-        let output = output.output().unwrap();
-        let said = if output.stdout.is_empty() { output.stderr } else { output.stdout };
-        String::from_utf8_lossy(&said).into_owned()
-    })
-    .await
-    .unwrap()
+    curl_with(namespace, &["-H", &format!("host: {HOST}"), url]).await
 }
 
-fn rules(inbound: Inbound) -> Rules {
+pub async fn curl_with(namespace: &str, arguments: &[&str]) -> String {
+    let mut command = Command::new("ip");
+    let user = [format!("--reuid={APP}"), format!("--regid={APP}")];
+    command.args(["netns", "exec", namespace, "setpriv", &user[0], &user[1], "--clear-groups", "--"]);
+    command.args(["curl", "-sS", "-i", "-m", "10"]).args(arguments);
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let said = if output.stdout.is_empty() { output.stderr } else { output.stdout };
+    String::from_utf8_lossy(&said).into_owned()
+}
+
+pub fn is_root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        eprintln!("skipped: network namespaces need root");
+    }
+    root
+}
+
+pub fn rules(inbound: Inbound) -> Rules {
     Rules {
         proxy_uids: [0].into(),
         outbound_port: intercept::OUTBOUND_PORT,
@@ -208,8 +214,7 @@ async fn calls(wire: &Wire, mode: InboundMode, family: usize) {
 }
 
 fn by(mode: InboundMode, family: usize) {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: network namespaces need root");
+    if !is_root() {
         return;
     }
     let wire = Wire::new();
