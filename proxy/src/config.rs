@@ -26,6 +26,9 @@ pub struct Config {
     /// Takes what the rules of `signet-proxy init` redirect.
     #[serde(default)]
     pub transparent: Option<TransparentConfig>,
+    /// Listeners that lead to one service each, for apps that can neither be redirected nor be told of a proxy; loopback.
+    #[serde(default)]
+    pub upstreams: Vec<UpstreamConfig>,
     #[serde(default)]
     pub inbound: Vec<InboundConfig>,
     /// PEM file of the authorities that hosts outside of the mesh are verified by, where the sidecar makes the TLS.
@@ -83,6 +86,17 @@ fn inbound_port() -> u16 {
 
 fn loopback() -> IpAddr {
     IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)
+}
+
+/// One service on a port of its own. Whatever a request names, it goes there.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpstreamConfig {
+    pub listen: SocketAddr,
+    /// A name of the service, as an app would use it.
+    pub host: String,
+    /// The service's port.
+    pub port: u16,
 }
 
 /// One inbound port.

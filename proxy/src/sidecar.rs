@@ -166,6 +166,10 @@ pub async fn run(config: Config, data: Handle, shutdown: impl Future<Output = ()
     for (listener, tcp) in inbound.into_iter().zip(listeners.inbound) {
         stop.tasks.spawn_on(listener.run(tcp), &data);
     }
+    for (upstream, listener) in config.upstreams.iter().zip(listeners.upstreams) {
+        let to_one = Arc::clone(&outbound).run_upstream(listener, upstream.host.as_str().into(), upstream.port);
+        stop.tasks.spawn_on(to_one, &data);
+    }
     for listener in listeners.intercepted_outbound {
         stop.tasks.spawn_on(Arc::clone(&outbound).run_intercepted(listener), &data);
     }
@@ -197,6 +201,8 @@ struct Listeners {
     outbound: Option<TcpListener>,
     /// In the order of the configuration.
     inbound: Vec<TcpListener>,
+    /// In the order of the configuration.
+    upstreams: Vec<TcpListener>,
     intercepted_outbound: Vec<TcpListener>,
     intercepted_inbound: Vec<TcpListener>,
 }
@@ -212,6 +218,9 @@ async fn listen(config: &Config, data: &Handle) -> anyhow::Result<Listeners> {
         let mut listeners = Listeners::default();
         if let Some(address) = config.outbound {
             listeners.outbound = Some(Outbound::bind(address).await?);
+        }
+        for upstream in &config.upstreams {
+            listeners.upstreams.push(Outbound::bind(upstream.listen).await?);
         }
         for port in &config.inbound {
             listeners.inbound.push(Inbound::bind(port.listen).await?);

@@ -5,6 +5,7 @@
 //! alike; the report gives medians over rounds and ratios within one run. Figures of different runs are not comparable.
 
 pub mod load;
+pub mod pair;
 mod peers;
 mod process;
 mod report;

@@ -38,6 +38,36 @@ impl Outbound {
         .await;
     }
 
+    /// Serves a listener that leads to one service, until drained.
+    pub async fn run_upstream(self: Arc<Self>, listener: TcpListener, host: Arc<str>, port: u16) {
+        let metrics = Arc::clone(&self.shared.metrics);
+        let stop = self.stop.clone();
+        serve::accept(listener, Direction::Outbound, metrics, stop, move |stream, address| {
+            let (this, host) = (Arc::clone(&self), Arc::clone(&host));
+            let peer = Arc::new(this.own(address));
+            async move {
+                let route = this.table.load().find(&host, Some(port), port).map(Arc::clone);
+                match route {
+                    Some(route) => this.to_one(stream, peer, route, Instant::now()).await,
+                    None => {
+                        debug!(%host, port, "the service of this listener is not in the snapshot");
+                        reset(&stream);
+                    }
+                }
+            }
+        })
+        .await;
+    }
+
+    async fn to_one(self: Arc<Self>, stream: TcpStream, peer: Arc<Peer>, route: Arc<Route>, received: Instant) {
+        if route.service.protocol == Protocol::Tcp {
+            return self.pass(stream, &route, received).await;
+        }
+        // Between requests an app's connection may be silent as long as any other; so may a new one.
+        let Some(version) = detect::on_socket_within(&stream, limits::SERVER_IDLE).await else { return };
+        self.client(peer, Reach::Only(route)).serve(stream, version).await;
+    }
+
     async fn intercepted(self: Arc<Self>, stream: TcpStream, peer: Arc<Peer>, listener: u16) {
         let received = Instant::now();
         let Some(destination) = OriginalDst::of(&stream, listener) else {
@@ -49,12 +79,7 @@ impl Outbound {
         let route = self.table.load().at(destination.0);
         match route {
             None => self.unowned(stream, peer, destination, received).await,
-            Some(route) if route.service.protocol == Protocol::Tcp => self.pass(stream, &route, received).await,
-            Some(route) => {
-                // Between requests an app's connection may be silent as long as any other; so may a new one.
-                let Some(version) = detect::on_socket_within(&stream, limits::SERVER_IDLE).await else { return };
-                self.client(peer, Reach::Only(route)).serve(stream, version).await;
-            }
+            Some(route) => self.to_one(stream, peer, route, received).await,
         }
     }
 
