@@ -8,7 +8,9 @@ mod addresses;
 mod directory;
 mod document;
 mod external;
+mod place;
 mod resolve;
+mod routes;
 
 use std::fmt;
 use std::path::{Path, PathBuf};

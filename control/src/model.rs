@@ -4,6 +4,8 @@
 //! Everything here is checked when it is made (`manifests`, `imports`, `policy`), so that `snapshot` can be a pure
 //! function that cannot fail.
 
+mod route;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -12,6 +14,8 @@ use std::time::Instant;
 
 use signet_mtls::{SpiffeId, TrustDomain};
 use signet_policy::{Bundle, BundleSource};
+
+pub use route::{Backend, Match, Route, RouteKind, Rule, Target};
 
 /// A service's name within one trust domain.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -141,7 +145,7 @@ pub enum ExternalTls {
 }
 
 /// All that the manifests say.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Desired {
     /// Services by name.
     pub services: BTreeMap<ServiceName, Service>,
@@ -149,6 +153,8 @@ pub struct Desired {
     pub import_addresses: BTreeMap<ServiceName, Vec<IpAddr>>,
     /// Hosts outside of the mesh, one entry for each port.
     pub externals: Vec<External>,
+    /// Routes that are attached to services.
+    pub routes: Vec<Route>,
     /// What was ignored or looks wrong but does not stop the manifests from being used.
     pub warnings: Vec<String>,
 }

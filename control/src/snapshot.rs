@@ -3,6 +3,8 @@
 //! INVARIANT: a snapshot holds only what its receiver needs: a sidecar sees the inbound ports of its own workload, a
 //! gateway sees exported services and no others.
 
+mod routes;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -112,9 +114,11 @@ fn outbound(world: &World, desired: &Desired, own_namespace: &str) -> Vec<Outbou
             endpoints: endpoints_of(port),
             gateway: None,
             addresses: service.addresses.iter().map(ToString::to_string).collect(),
+            routes: None,
         }));
     }
     outbound.extend(imported(world, desired));
+    routes::attach(desired, own_namespace, &mut outbound);
     outbound
 }
 
@@ -153,6 +157,7 @@ fn imported(world: &World, desired: &Desired) -> Vec<OutboundService> {
                     authority: format!("{host}:{}", service.port),
                 }),
                 hosts: vec![host],
+                routes: None,
             });
         }
     }
@@ -196,6 +201,7 @@ pub fn service_status(world: &World) -> Vec<ServiceStatus> {
             endpoints: u32::try_from(port.endpoints.len()).unwrap_or(u32::MAX),
             exported: service.exported,
             via: String::new(),
+            routes: routes::status(world, desired, service, port),
         }));
     }
     status.extend(imported(world, desired).into_iter().map(|service| ServiceStatus {
@@ -206,6 +212,7 @@ pub fn service_status(world: &World) -> Vec<ServiceStatus> {
         protocol: service.protocol,
         endpoints: 0,
         exported: false,
+        routes: Vec::new(),
     }));
     status
 }

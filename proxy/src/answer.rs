@@ -48,6 +48,9 @@ faults! {
     EGRESS_UNRESOLVED = BAD_GATEWAY "egress_unresolved" "The host outside of the mesh could not be resolved.";
     EGRESS_UNREACHABLE = BAD_GATEWAY "egress_unreachable" "The host outside of the mesh could not be reached.";
     EGRESS_AUTHORITIES = BAD_GATEWAY "egress_authorities" "This sidecar has no authorities to verify the host outside by.";
+    NO_ROUTE = NOT_FOUND "no_route" "No rule of the service's routes fits the request.";
+    NO_BACKEND = INTERNAL_SERVER_ERROR "no_backend" "The route leads to no service that exists.";
+    REQUEST_TIMEOUT = GATEWAY_TIMEOUT "request_timeout" "The service did not answer in the time that its route allows.";
     NESTED = BAD_REQUEST "nested_connect" "CONNECT inside CONNECT is not passed on.";
 }
 
@@ -61,11 +64,17 @@ pub(crate) fn denied(form: Form, decision: Uuid) -> Response<Body> {
     response
 }
 
-/// An error of the data plane: gRPC gets UNAVAILABLE (or INTERNAL for what repeating cannot mend).
+/// An error of the data plane: gRPC gets UNAVAILABLE (or INTERNAL for what repeating cannot mend), DEADLINE_EXCEEDED for a
+/// route's timeout and UNIMPLEMENTED for what no route fits.
 pub(crate) fn fault(form: Form, fault: Fault) -> Response<Body> {
     let mut response = match form {
         Form::Grpc => {
-            let status = if fault.status.is_server_error() { "14" } else { "13" };
+            let status = match fault.code {
+                "request_timeout" => "4",
+                "no_route" => "12",
+                _ if fault.status.is_server_error() => "14",
+                _ => "13",
+            };
             grpc(HeaderValue::from_static(status), HeaderValue::from_static(fault.text))
         }
         Form::Http => text(fault.status, format!("{}\n", fault.text)),

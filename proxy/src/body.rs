@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
 
 use crate::balance::InFlight;
 use crate::open::OpenGuard;
@@ -22,11 +23,17 @@ pub enum BodyError {
     Http(#[from] hyper::Error),
     #[error("a new policy decision closed the call")]
     Closed,
+    #[error("the body did not end in the time that the route allows")]
+    Late,
+    #[error("another attempt of the call took its place, or its copy fell behind")]
+    Overtaken,
 }
 
 enum Kind {
     Full(Option<Bytes>),
     Incoming(Incoming),
+    /// What routes need beyond passing on.
+    Boxed(Pin<Box<dyn HttpBody<Data = Bytes, Error = BodyError> + Send + Sync>>),
 }
 
 /// A request or response body.
@@ -35,6 +42,7 @@ pub struct Body {
     open: Option<OpenGuard>,
     lease: Option<Lease>,
     in_flight: Option<InFlight>,
+    deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl Body {
@@ -51,11 +59,24 @@ impl Body {
     }
 
     fn of(kind: Kind) -> Self {
-        Self { kind, open: None, lease: None, in_flight: None }
+        Self { kind, open: None, lease: None, in_flight: None, deadline: None }
+    }
+
+    pub(crate) fn boxed(body: impl HttpBody<Data = Bytes, Error = BodyError> + Send + Sync + 'static) -> Self {
+        Self::of(Kind::Boxed(Box::pin(body)))
+    }
+
+    /// Breaks off when it has not ended by `deadline`; the sooner of two counts.
+    pub(crate) fn until(mut self, deadline: Instant) -> Self {
+        let sooner = self.deadline.as_ref().is_some_and(|earlier| earlier.deadline() <= deadline);
+        if !self.is_end_stream() && !sooner {
+            self.deadline = Some(Box::pin(tokio::time::sleep_until(deadline)));
+        }
+        self
     }
 
     pub(crate) fn leased(incoming: Incoming, lease: Option<Lease>, in_flight: Option<InFlight>) -> Self {
-        Self { kind: Kind::Incoming(incoming), open: None, lease, in_flight }
+        Self { kind: Kind::Incoming(incoming), open: None, lease, in_flight, deadline: None }
     }
 
     pub(crate) fn keep_open(&mut self, guard: OpenGuard) {
@@ -66,7 +87,7 @@ impl Body {
     pub(crate) fn own_bytes(&self) -> &[u8] {
         match &self.kind {
             Kind::Full(bytes) => bytes.as_deref().unwrap_or_default(),
-            Kind::Incoming(_) => &[],
+            Kind::Incoming(_) | Kind::Boxed(_) => &[],
         }
     }
 
@@ -76,6 +97,7 @@ impl Body {
         }
         self.open = None;
         self.in_flight = None;
+        self.deadline = None;
     }
 }
 
@@ -99,6 +121,14 @@ impl HttpBody for Body {
             this.kind = Kind::Full(None);
             return Poll::Ready(Some(Err(BodyError::Closed)));
         }
+        if let Some(deadline) = &mut this.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            this.lease = None;
+            this.finish();
+            this.kind = Kind::Full(None);
+            return Poll::Ready(Some(Err(BodyError::Late)));
+        }
         let polled = match &mut this.kind {
             Kind::Full(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
             // An empty DATA frame, as the end of many streams is, is not passed on by itself: h2 counts such frames and
@@ -109,6 +139,7 @@ impl HttpBody for Body {
                     polled => break polled,
                 }
             },
+            Kind::Boxed(body) => body.as_mut().poll_frame(cx),
         };
         match &polled {
             Poll::Ready(None) => this.finish(),
@@ -126,6 +157,7 @@ impl HttpBody for Body {
         match &self.kind {
             Kind::Full(bytes) => bytes.is_none(),
             Kind::Incoming(incoming) => incoming.is_end_stream(),
+            Kind::Boxed(body) => body.is_end_stream(),
         }
     }
 
@@ -133,6 +165,7 @@ impl HttpBody for Body {
         match &self.kind {
             Kind::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
             Kind::Incoming(incoming) => incoming.size_hint(),
+            Kind::Boxed(body) => body.size_hint(),
         }
     }
 }

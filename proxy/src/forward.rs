@@ -38,7 +38,14 @@ pub(crate) fn shape(parts: &mut Parts, wire: Wire, path: PathAndQuery, host: &Ho
 
 /// Says that a body of unknown length follows; for GET and the like hyper would take it that none does.
 pub(crate) fn frame(parts: &mut Parts, wire: Wire, body: &Incoming) {
-    if wire == Wire::Http1 && !body.is_end_stream() && !parts.headers.contains_key(CONTENT_LENGTH) {
+    if !body.is_end_stream() {
+        frame_body(parts, wire);
+    }
+}
+
+/// [`frame`] where a body is known to follow.
+pub(crate) fn frame_body(parts: &mut Parts, wire: Wire) {
+    if wire == Wire::Http1 && !parts.headers.contains_key(CONTENT_LENGTH) {
         parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
 }

@@ -71,6 +71,8 @@ pub struct Metrics {
     pub pool_retried: Counter,
     pub pool_failed: Counter,
     pub closed_by_policy: Counter,
+    pub mirrored: Counter,
+    pub mirror_skipped: Counter,
     pub snapshot_version: Gauge,
     bytes_in: Counter,
     bytes_out: Counter,
@@ -128,6 +130,8 @@ impl Metrics {
             pool_retried: pooled("retried"),
             pool_failed: pooled("failed"),
             closed_by_policy: Counter::default(),
+            mirrored: Counter::default(),
+            mirror_skipped: Counter::default(),
             snapshot_version: Gauge::default(),
             bytes_in: Counter::default(),
             bytes_out: Counter::default(),
@@ -156,6 +160,16 @@ impl Metrics {
             "signet_proxy_closed_by_policy",
             "Open connections and streams closed by a new decision",
             metrics.closed_by_policy.clone(),
+        );
+        registry.register(
+            "signet_proxy_mirrored",
+            "Copies of calls that were sent to a mirror",
+            metrics.mirrored.clone(),
+        );
+        registry.register(
+            "signet_proxy_mirror_skipped",
+            "Copies of calls that were left out because too many were in flight",
+            metrics.mirror_skipped.clone(),
         );
         registry.register(
             "signet_proxy_snapshot_version",

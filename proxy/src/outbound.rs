@@ -9,6 +9,7 @@ mod http;
 mod intercepted;
 mod outside;
 mod relayed;
+mod route;
 mod table;
 
 use std::net::SocketAddr;

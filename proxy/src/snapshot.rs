@@ -5,6 +5,7 @@
 //! control plane, keeps the last good snapshot on disk and publishes it. A snapshot that is refused changes nothing.
 
 mod client;
+pub mod route;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -83,7 +84,7 @@ pub struct InboundService {
 }
 
 /// A service that this sidecar's workload may ask for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct OutboundService {
     pub service: Arc<str>,
     /// Lower case, without port.
@@ -97,6 +98,8 @@ pub struct OutboundService {
     pub gateway: Option<RemoteGateway>,
     /// Addresses that stand for it, whichever endpoint serves: a redirected connection to one of them is for it.
     pub addresses: Vec<IpAddr>,
+    /// Set when routes are attached to it.
+    pub routes: Option<Arc<route::Routes>>,
 }
 
 /// The gateway of the trust domain that a remote service lives in.
@@ -287,6 +290,10 @@ fn outbound(at: &str, w: &wire::OutboundService) -> Result<OutboundService, Snap
             .enumerate()
             .map(|(i, a)| parse(|| format!("{at}.addresses[{i}]"), a, "an IP address"))
             .collect::<Result<_, _>>()?,
+        routes: match &w.routes {
+            Some(routes) => Some(Arc::new(route::routes(&format!("{at}.routes"), routes)?)),
+            None => None,
+        },
     })
 }
 

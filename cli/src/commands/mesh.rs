@@ -26,6 +26,14 @@ enum Command {
         #[arg(long)]
         cluster: Option<String>,
     },
+    /// List the rules of HTTPRoutes and GRPCRoutes in force, in order of precedence.
+    Routes {
+        /// Of this cluster only.
+        #[arg(long)]
+        cluster: Option<String>,
+        /// Of this service only ("bank/ledger").
+        service: Option<String>,
+    },
     /// List sidecars and gateways with what each enforces.
     Proxies {
         /// Of this cluster only.
@@ -67,6 +75,35 @@ impl Row for Service {
 }
 
 #[derive(Serialize)]
+struct Route {
+    cluster: String,
+    service: String,
+    port: u32,
+    /// Whose callers it concerns; empty: all who have no route of their own.
+    callers: String,
+    r#match: String,
+    action: String,
+    rule: String,
+}
+
+impl Row for Route {
+    const COLUMNS: &'static [&'static str] = &["cluster", "service", "port", "callers", "match", "action", "rule"];
+
+    fn cells(&self) -> Vec<String> {
+        let callers = if self.callers.is_empty() { "all" } else { &self.callers };
+        vec![
+            self.cluster.clone(),
+            self.service.clone(),
+            self.port.to_string(),
+            callers.to_owned(),
+            self.r#match.clone(),
+            self.action.clone(),
+            self.rule.clone(),
+        ]
+    }
+}
+
+#[derive(Serialize)]
 struct Proxy {
     cluster: String,
     spiffe_id: String,
@@ -99,6 +136,14 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<ExitCod
             let states = states(&context, cluster.as_deref()).await?;
             let services: Vec<Service> = states.into_iter().flat_map(|(name, state)| services(&name, state)).collect();
             output::rows(global.output, &services, "The control planes know no service.")?;
+        }
+        Command::Routes { cluster, service } => {
+            let states = states(&context, cluster.as_deref()).await?;
+            let all = states.into_iter().flat_map(|(name, state)| routes(&name, state));
+            let named =
+                |route: &Route| service.as_deref().is_none_or(|name| route.service.ends_with(&format!("/{name}")));
+            let routes: Vec<Route> = all.filter(named).collect();
+            output::rows(global.output, &routes, "No route is attached to a service.")?;
         }
         Command::Proxies { cluster } => {
             let states = states(&context, cluster.as_deref()).await?;
@@ -138,6 +183,22 @@ fn services(cluster: &str, state: MeshState) -> Vec<Service> {
         via: service.via,
     };
     state.services.into_iter().map(service).collect()
+}
+
+fn routes(cluster: &str, state: MeshState) -> Vec<Route> {
+    let of_service = |service: signet_api::control::ServiceStatus| {
+        let (name, port) = (service.service, service.port);
+        service.routes.into_iter().map(move |route| Route {
+            cluster: cluster.to_owned(),
+            service: name.clone(),
+            port,
+            callers: route.namespace,
+            r#match: route.r#match,
+            action: route.action,
+            rule: route.rule,
+        })
+    };
+    state.services.into_iter().flat_map(of_service).collect()
 }
 
 fn proxies(cluster: &str, state: MeshState) -> Vec<Proxy> {

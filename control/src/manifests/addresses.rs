@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1::Service;
 
 use super::ManifestError;
-use super::document::Place;
+use super::place::Place;
 use crate::model::ServiceName;
 
 /// Whose each address is: one that stood for two services would leave a redirected connection without a meaning.

@@ -11,6 +11,8 @@ use serde::de::DeserializeOwned;
 
 use super::ManifestError;
 use super::external::ExternalService;
+use super::place::Place;
+use super::routes::{Attached, GrpcRoute, HttpRoute};
 
 /// `multicluster.x-k8s.io` ServiceExport (MCS API 0.5); Signet reads its name alone.
 #[derive(Clone, Debug, Deserialize)]
@@ -35,56 +37,6 @@ pub(super) struct ServiceImportSpec {
     pub ips: Vec<String>,
 }
 
-/// Which document of which file, with its text, so that an error found later can still name a line.
-#[derive(Clone, Debug)]
-pub(super) struct Place {
-    pub file: PathBuf,
-    pub document: usize,
-    first_line: u64,
-    text: String,
-}
-
-impl Place {
-    /// An error about `field`; its line is where the field's last key first stands in the document.
-    pub(super) fn error(&self, field: &str, message: impl Into<String>) -> ManifestError {
-        ManifestError {
-            file: self.file.clone(),
-            document: self.document,
-            line: self.line_of(field),
-            field: field.to_owned(),
-            message: message.into(),
-        }
-    }
-
-    /// The value, where given, tells apart keys that stand in a document more than once.
-    pub(super) fn error_at(&self, field: &str, value: &str, message: impl Into<String>) -> ManifestError {
-        let mut error = self.error(field, message);
-        let key = last_key(field);
-        if let Some(offset) = self.text.lines().position(|line| line.contains(key) && line.contains(value)) {
-            error.line = self.first_line + offset as u64;
-        }
-        error
-    }
-
-    fn line_of(&self, field: &str) -> u64 {
-        let key = format!("{}:", last_key(field));
-        let offset = self.text.lines().position(|line| {
-            let line = line.trim_start().trim_start_matches("- ").trim_start();
-            line.trim_matches('"').starts_with(&key)
-        });
-        self.first_line + offset.unwrap_or(0) as u64
-    }
-}
-
-fn last_key(field: &str) -> &str {
-    let without_index = field.trim_end_matches(|c: char| c == ']' || c == '[' || c.is_numeric());
-    // Annotation keys hold dots and slashes: they are written `metadata.annotations.<key>`.
-    without_index
-        .strip_prefix("metadata.annotations.")
-        .or_else(|| without_index.strip_prefix("metadata.labels."))
-        .unwrap_or_else(|| without_index.rsplit('.').next().unwrap_or(without_index))
-}
-
 /// The kinds that Signet reads.
 #[derive(Clone, Debug)]
 pub(super) enum Object {
@@ -93,6 +45,8 @@ pub(super) enum Object {
     ServiceExport(Box<ServiceExport>),
     ServiceImport(Box<ServiceImport>),
     ExternalService(Box<ExternalService>),
+    HttpRoute(Box<HttpRoute>),
+    GrpcRoute(Box<GrpcRoute>),
 }
 
 #[derive(Deserialize)]
@@ -134,6 +88,16 @@ enum Unreadable {
     Broken(ManifestError),
 }
 
+/// A route of gateways alone is not the mesh's: it may hold what the mesh does not know, and that is no error.
+fn attached(place: &Place, kind: &str) -> Result<(), Unreadable> {
+    let route: Attached = typed(place)?;
+    if route.concerns_mesh() {
+        return Ok(());
+    }
+    let name = route.metadata.name.unwrap_or_default();
+    Err(Unreadable::Ignored(format!("{kind} {name} (no parentRef is a Service)")))
+}
+
 impl From<ManifestError> for Unreadable {
     fn from(error: ManifestError) -> Self {
         Self::Broken(error)
@@ -152,8 +116,20 @@ fn parse(place: &Place) -> Result<Object, Unreadable> {
             Object::ServiceImport(typed(place)?)
         }
         ("signet.dev/v1alpha1", "ExternalService") => Object::ExternalService(typed(place)?),
+        ("gateway.networking.k8s.io/v1" | "gateway.networking.k8s.io/v1beta1", "HTTPRoute") => {
+            attached(place, "HTTPRoute")?;
+            Object::HttpRoute(typed(place)?)
+        }
+        ("gateway.networking.k8s.io/v1" | "gateway.networking.k8s.io/v1alpha2", "GRPCRoute") => {
+            attached(place, "GRPCRoute")?;
+            Object::GrpcRoute(typed(place)?)
+        }
         // A known kind under another version would silently take a service out of the mesh.
-        (version, kind @ ("Service" | "EndpointSlice" | "ServiceExport" | "ServiceImport" | "ExternalService")) => {
+        (
+            version,
+            kind @ ("Service" | "EndpointSlice" | "ServiceExport" | "ServiceImport" | "ExternalService" | "HTTPRoute"
+            | "GRPCRoute"),
+        ) => {
             let message = format!("`{version}` is not a version of {kind} that Signet reads");
             return Err(place.error("apiVersion", message).into());
         }

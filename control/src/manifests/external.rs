@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 
 use super::ManifestError;
-use super::document::Place;
+use super::place::Place;
 use super::resolve::is_label;
 use crate::model::{External, ExternalTls};
 

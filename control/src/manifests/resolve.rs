@@ -10,8 +10,10 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::ManifestError;
 use super::addresses::{Addresses, cluster_ips};
-use super::document::{Object, Place};
-use crate::model::{Admission, Desired, External, Port, Protocol, Service, ServiceName};
+use super::document::Object;
+use super::place::Place;
+use super::routes;
+use crate::model::{Admission, Desired, External, Port, Protocol, Route, Service, ServiceName, Target};
 
 const SERVICE_ACCOUNTS: &str = "signet.dev/service-accounts";
 const INBOUND: &str = "signet.dev/inbound";
@@ -32,6 +34,7 @@ pub(super) fn resolve(objects: Vec<(Place, Object)>) -> Result<Desired, Vec<Mani
     let mut import_addresses = BTreeMap::new();
     let mut addresses = Addresses::default();
     let mut externals: Vec<External> = Vec::new();
+    let mut attached: Vec<Route> = Vec::new();
     for (place, object) in objects {
         let outcome = match object {
             Object::Service(service) => {
@@ -72,6 +75,12 @@ pub(super) fn resolve(objects: Vec<(Place, Object)>) -> Result<Desired, Vec<Mani
                 import_addresses.insert(name, addresses.take(&place, "spec.ips", &import.spec.ips, &owner)?);
                 Ok(())
             }),
+            Object::HttpRoute(route) => {
+                routes::http(&place, &route).and_then(|route| add(&place, &mut attached, route))
+            }
+            Object::GrpcRoute(route) => {
+                routes::grpc(&place, &route).and_then(|route| add(&place, &mut attached, route))
+            }
         };
         errors.extend(outcome.err());
     }
@@ -96,10 +105,55 @@ pub(super) fn resolve(objects: Vec<(Place, Object)>) -> Result<Desired, Vec<Mani
     warnings.extend(
         exports.iter().map(|name| format!("a ServiceExport names the Service `{name}`, which no manifest describes")),
     );
+    warnings.extend(attached.iter().flat_map(|route| dangling(&desired, route)));
+    desired.routes = attached;
     desired.warnings = warnings;
     desired.import_addresses = import_addresses;
     desired.externals = externals;
     Ok(desired)
+}
+
+fn add(place: &Place, routes: &mut Vec<Route>, route: Route) -> Result<(), ManifestError> {
+    if routes.iter().any(|other| other.kind == route.kind && other.name == route.name) {
+        let message = format!("{} `{}` is described twice", route.kind.as_str(), route.name);
+        return Err(place.error("metadata.name", message));
+    }
+    routes.push(route);
+    Ok(())
+}
+
+/// What a route refers to and is not there, or speaks no HTTP. Its share of calls is answered 500 (Gateway API); what
+/// linked clusters export is not known here.
+fn dangling(desired: &Desired, route: &Route) -> Vec<String> {
+    let said = format!("{} `{}`", route.kind.as_str(), route.name);
+    let mut warnings = Vec::new();
+    for (parent, port) in &route.parents {
+        let Target::Service(name) = parent else { continue };
+        match desired.services.get(name) {
+            None => warnings.push(format!("{said} is attached to the Service `{name}`, which no manifest describes")),
+            Some(service) => {
+                let mut ports = service.ports.iter().filter(|known| port.is_none_or(|port| port == known.port));
+                if !ports.any(|port| port.protocol != Protocol::Tcp) {
+                    warnings.push(format!("{said} is attached to the Service `{name}`, which has no such HTTP port"));
+                }
+            }
+        }
+    }
+    let backends = route.rules.iter().flat_map(|rule| rule.backends.iter().chain(rule.mirrors.iter().map(|m| &m.0)));
+    for backend in backends {
+        let port = backend.port;
+        match &backend.target {
+            None => warnings.push(format!("{said} names a backend that is neither a Service nor a ServiceImport")),
+            Some(Target::Import(_)) => {}
+            Some(Target::Service(name)) => {
+                let ports = desired.services.get(name).map_or(&[][..], |service| service.ports.as_slice());
+                if !ports.iter().any(|known| known.port == port && known.protocol != Protocol::Tcp) {
+                    warnings.push(format!("{said} names the backend `{name}` port {port}, which is no HTTP port here"));
+                }
+            }
+        }
+    }
+    warnings
 }
 
 fn service_of(
@@ -246,7 +300,7 @@ fn accounts_of(place: &Place, text: &str) -> Result<Vec<String>, ManifestError> 
     Ok(accounts)
 }
 
-fn name_of(place: &Place, metadata: &ObjectMeta) -> Result<ServiceName, ManifestError> {
+pub(super) fn name_of(place: &Place, metadata: &ObjectMeta) -> Result<ServiceName, ManifestError> {
     let name = metadata.name.clone().unwrap_or_default();
     check_label(place, "metadata.name", &name)?;
     Ok(ServiceName { namespace: namespace_of(place, metadata)?, name })
@@ -258,7 +312,7 @@ fn namespace_of(place: &Place, metadata: &ObjectMeta) -> Result<String, Manifest
     Ok(namespace)
 }
 
-fn check_label(place: &Place, field: &str, value: &str) -> Result<(), ManifestError> {
+pub(super) fn check_label(place: &Place, field: &str, value: &str) -> Result<(), ManifestError> {
     if value.is_empty() {
         return Err(place.error(field, "is missing or empty"));
     }
@@ -277,7 +331,7 @@ pub(crate) fn is_label(value: &str) -> bool {
         && bytes.last() != Some(&b'-')
 }
 
-fn port_number(place: &Place, field: &str, number: i32) -> Result<u16, ManifestError> {
+pub(super) fn port_number(place: &Place, field: &str, number: i32) -> Result<u16, ManifestError> {
     let valid = u16::try_from(number).ok().filter(|port| *port != 0);
     let message = || format!("`{number}` is not a port: 1 to 65535");
     valid.ok_or_else(|| place.error_at(field, &number.to_string(), message()))

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tracing::debug;
 
 use super::http::{Client, Reach};
-use super::table::Route;
+use super::table::Destination;
 use crate::answer::{self, Form};
 use crate::balance::InFlight;
 use crate::body::Body;
@@ -34,11 +34,11 @@ pub(super) async fn open(client: &Arc<Client>, mut request: Request<Incoming>, r
     let Some((host, port)) = request.uri().authority().map(|a| (a.host().to_owned(), a.port_u16())) else {
         return answer::fault(Form::Http, answer::BAD_REQUEST);
     };
-    let route = match client.reach {
+    let to = match client.reach {
         Reach::Named => client.outbound.table.load().find(&host, port, 80).map(Arc::clone),
         Reach::Only(_) | Reach::Outside { .. } => None,
     };
-    let Some(route) = route else {
+    let Some(to) = to else {
         if matches!(client.reach, Reach::Named)
             && let Some(external) = client.outbound.outside(&host, port.unwrap_or(443))
         {
@@ -61,8 +61,8 @@ pub(super) async fn open(client: &Arc<Client>, mut request: Request<Incoming>, r
     };
     let upgrade = hyper::upgrade::on(&mut request);
     let stop = client.outbound.stop.clone();
-    if route.service.protocol == Protocol::Tcp {
-        let (transport, in_flight) = match dial(&route, request.headers()).await {
+    if to.service.protocol == Protocol::Tcp {
+        let (transport, in_flight) = match dial(&to, request.headers()).await {
             Ok(dialled) => dialled,
             Err(response) => return *response,
         };
@@ -81,7 +81,7 @@ pub(super) async fn open(client: &Arc<Client>, mut request: Request<Incoming>, r
             outbound: Arc::clone(&client.outbound),
             peer: Arc::clone(&client.peer),
             address: client.address,
-            reach: Reach::Only(route),
+            reach: Reach::Only(to),
         };
         stop.tasks.spawn(async move {
             let served = async {
@@ -96,16 +96,16 @@ pub(super) async fn open(client: &Arc<Client>, mut request: Request<Incoming>, r
     Response::new(Body::empty())
 }
 
-pub(super) async fn dial(route: &Route, cause: &HeaderMap) -> Result<(Transport, InFlight), Box<Response<Body>>> {
+pub(super) async fn dial(to: &Destination, cause: &HeaderMap) -> Result<(Transport, InFlight), Box<Response<Body>>> {
     let mut avoid = None;
     loop {
-        let Some((index, upstream)) = route.pick(avoid) else {
+        let Some((index, upstream)) = to.pick(avoid) else {
             return Err(Box::new(answer::fault(Form::Http, answer::NO_ENDPOINTS)));
         };
         match upstream.raw(cause).await {
             Ok(dialled) => return Ok(dialled),
             Err(UpstreamError::Connect { .. } | UpstreamError::Timeout { .. })
-                if avoid.is_none() && route.endpoints() > 1 =>
+                if avoid.is_none() && to.endpoints() > 1 =>
             {
                 avoid = Some(index);
             }

@@ -17,8 +17,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::{debug, info_span};
 
 use super::relayed::Relayed;
-use super::table::Route;
-use super::{Outbound, connect};
+use super::table::Destination;
+use super::{Outbound, connect, route};
 use crate::answer::{self, Form};
 use crate::body::Body;
 use crate::decide::{Call, Host, Peer, reason};
@@ -44,7 +44,7 @@ pub(super) enum Reach {
     /// The service that each names.
     Named,
     /// The service that CONNECT named or that the connection was on its way to; no other can be reached inside it.
-    Only(Arc<Route>),
+    Only(Arc<Destination>),
     /// It was on its way to an address that is no service's: each request is for a declared host outside, or denied.
     Outside { port: u16 },
 }
@@ -161,7 +161,7 @@ impl Client {
                 server.address = host.as_str(), http.response.status_code = tracing::field::Empty)
         });
         let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-        let Some(route) = self.route(&host) else {
+        let Some(to) = self.destination(&host) else {
             if let Some(external) = self.external(&host) {
                 trace.pass_on(&mut parts.headers);
                 let request = (parts, body);
@@ -169,26 +169,33 @@ impl Client {
             }
             return self.unknown(&parts.method, &path, &host, form, trace.id(), received).await;
         };
-        *protocol = route.service.protocol;
-        if route.service.protocol == Protocol::Tcp {
+        *protocol = to.service.protocol;
+        if to.service.protocol == Protocol::Tcp {
             return answer::fault(form, answer::USE_CONNECT);
+        }
+        if let Some(routing) = &to.routing {
+            let asked = route::Asked { client: self, destination: &to, parts, path, host, form, trace: &trace };
+            // Boxed: what routes need must not make the future of every other call larger.
+            let response = Box::pin(route::forward(routing, asked, body)).await;
+            trace.answered(response.status().as_u16());
+            return response;
         }
         headers::strip(&mut parts.headers);
         trace.pass_on(&mut parts.headers);
-        let wire = Wire::for_protocol(route.service.protocol);
+        let wire = Wire::for_protocol(to.service.protocol);
         forward::shape(&mut parts, wire, path, &host);
         forward::frame(&mut parts, wire, &body);
         let mut request = Request::from_parts(parts, Body::from(body));
         request.extensions_mut().clear();
-        let mut response = send(&route, request, form).await;
+        let mut response = send(&to, request, form).await;
         headers::strip_hop(response.headers_mut());
         trace.answered(response.status().as_u16());
         response
     }
 
-    fn route(&self, host: &Host) -> Option<Arc<Route>> {
+    fn destination(&self, host: &Host) -> Option<Arc<Destination>> {
         match &self.reach {
-            Reach::Only(route) => return Some(Arc::clone(route)),
+            Reach::Only(to) => return Some(Arc::clone(to)),
             Reach::Outside { .. } => return None,
             Reach::Named => {}
         }
@@ -229,18 +236,18 @@ impl Client {
 }
 
 /// Sends to an endpoint, and to another one when the request certainly never left.
-async fn send(route: &Route, mut request: Request<Body>, form: Form) -> Response<Body> {
+async fn send(to: &Destination, mut request: Request<Body>, form: Form) -> Response<Body> {
     let mut avoid = None;
     loop {
-        let Some((index, upstream)) = route.pick(avoid) else {
+        let Some((index, upstream)) = to.pick(avoid) else {
             return answer::fault(form, answer::NO_ENDPOINTS);
         };
         match upstream.send(request).await {
             Ok(response) => return response,
             Err(upstream::Failure { error, unsent }) => {
-                debug!(service = %route.service.service, error = %signet_observe::error_chain(&error), "no answer");
+                debug!(service = %to.service.service, error = %signet_observe::error_chain(&error), "no answer");
                 match unsent {
-                    Some(unsent) if avoid.is_none() && route.endpoints() > 1 => {
+                    Some(unsent) if avoid.is_none() && to.endpoints() > 1 => {
                         avoid = Some(index);
                         request = *unsent;
                     }

@@ -16,7 +16,7 @@ use tracing::debug;
 use super::Outbound;
 use super::connect::{copy, dial};
 use super::http::{Client, Reach};
-use super::table::Route;
+use super::table::Destination;
 use crate::decide::{Call, Peer, reason};
 use crate::detect::{self, First};
 use crate::intercept::OriginalDst;
@@ -59,7 +59,7 @@ impl Outbound {
         .await;
     }
 
-    async fn to_one(self: Arc<Self>, stream: TcpStream, peer: Arc<Peer>, route: Arc<Route>, received: Instant) {
+    async fn to_one(self: Arc<Self>, stream: TcpStream, peer: Arc<Peer>, route: Arc<Destination>, received: Instant) {
         if route.service.protocol == Protocol::Tcp {
             return self.pass(stream, &route, received).await;
         }
@@ -76,10 +76,10 @@ impl Outbound {
             }
             return reset(&stream);
         };
-        let route = self.table.load().at(destination.0);
-        match route {
+        let to = self.table.load().at(destination.0);
+        match to {
             None => self.unowned(stream, peer, destination, received).await,
-            Some(route) => self.to_one(stream, peer, route, received).await,
+            Some(to) => self.to_one(stream, peer, to, received).await,
         }
     }
 
@@ -89,12 +89,12 @@ impl Outbound {
     }
 
     /// Bytes both ways, without waiting for the app to say something first.
-    async fn pass(&self, mut stream: TcpStream, route: &Route, received: Instant) {
-        let dialled = dial(route, &HeaderMap::new()).await;
+    async fn pass(&self, mut stream: TcpStream, to: &Destination, received: Instant) {
+        let dialled = dial(to, &HeaderMap::new()).await;
         let status = dialled.as_ref().map_or_else(|response| response.status().as_u16(), |_| 200);
         self.shared.metrics.outbound.answered(Protocol::Tcp, status, received.elapsed());
         let Ok((mut transport, in_flight)) = dialled else {
-            debug!(service = %route.service.service, "no connection to the service");
+            debug!(service = %to.service.service, "no connection to the service");
             return reset(&stream);
         };
         let copied = copy(&mut stream, Bytes::new(), &mut transport).await;

@@ -6,7 +6,7 @@ use std::time::Instant;
 use http::Response;
 
 use super::Outbound;
-use super::table::Route;
+use super::table::Destination;
 use crate::answer::{self, Form};
 use crate::body::Body;
 use crate::forward;
@@ -24,18 +24,18 @@ pub(super) struct Relayed {
     ending: bool,
     received: Instant,
     /// The service that the connection is for, whatever its requests name.
-    only: Option<Arc<Route>>,
+    only: Option<Arc<Destination>>,
     /// Where the open call goes, and the endpoint that was tried.
-    route: Option<(Arc<Route>, usize)>,
+    route: Option<(Arc<Destination>, usize)>,
 }
 
 impl Relayed {
-    pub(super) fn new(outbound: Arc<Outbound>, only: Option<Arc<Route>>) -> Self {
+    pub(super) fn new(outbound: Arc<Outbound>, only: Option<Arc<Destination>>) -> Self {
         let signals = Signals::new(outbound.enforcer.changes(), outbound.stop.drain.clone(), None, None);
         Self { outbound, signals, seen: Signal::Sooner, ending: false, received: Instant::now(), only, route: None }
     }
 
-    fn find(&self, head: &RequestHead, bytes: &[u8]) -> Option<Arc<Route>> {
+    fn find(&self, head: &RequestHead, bytes: &[u8]) -> Option<Arc<Destination>> {
         if let Some(only) = &self.only {
             return Some(Arc::clone(only));
         }
@@ -46,8 +46,8 @@ impl Relayed {
 }
 
 /// Whether calls of this route can be relayed. What the relay does not know of a route has to be refused here.
-fn suits(route: &Route) -> bool {
-    route.service.protocol == Protocol::Http
+fn suits(route: &Destination) -> bool {
+    route.service.protocol == Protocol::Http && route.routing.is_none()
 }
 
 impl Role for Relayed {

@@ -7,8 +7,10 @@ use std::time::Instant;
 
 use signet_mtls::{Select, SpiffeId};
 
+use super::route::{Budget, Routing, Targets};
 use crate::balance;
-use crate::snapshot::{OutboundService, RemoteGateway, Snapshot};
+use crate::snapshot::route::{Backend, Routes};
+use crate::snapshot::{OutboundService, Protocol, RemoteGateway, Snapshot};
 use crate::tls::{self, Wire};
 use crate::upstream::{GatewayPool, Shared, Upstream};
 
@@ -19,14 +21,17 @@ enum Place {
 }
 
 type Key = (Place, Wire, Vec<SpiffeId>);
+type Plain = HashMap<(Arc<str>, u16), Arc<Destination>>;
 
 /// A service and its endpoints.
-pub(crate) struct Route {
+pub(crate) struct Destination {
     pub(crate) service: Arc<OutboundService>,
     upstreams: Vec<Arc<Upstream>>,
+    /// Set when routes are attached to the service; what they lead to is a destination without.
+    pub(super) routing: Option<Routing>,
 }
 
-impl Route {
+impl Destination {
     /// An endpoint, by power of two choices; `avoid` one that just failed.
     pub(crate) fn pick(&self, avoid: Option<usize>) -> Option<(usize, &Arc<Upstream>)> {
         let i = balance::pick(&self.upstreams, |u| u.load(), Instant::now(), avoid)?;
@@ -41,9 +46,10 @@ impl Route {
 /// What an app may ask for.
 #[derive(Default)]
 pub(crate) struct Table {
-    hosts: HashMap<Arc<str>, Vec<Arc<Route>>>,
+    hosts: HashMap<Arc<str>, Vec<Arc<Destination>>>,
     /// Services by the addresses that stand for them, and by those of their endpoints (with the endpoint's index).
-    addresses: HashMap<SocketAddr, (Arc<Route>, Option<usize>)>,
+    addresses: HashMap<SocketAddr, (Arc<Destination>, Option<usize>)>,
+    budgets: HashMap<(Arc<str>, u16), Arc<Budget>>,
     upstreams: HashMap<Key, Arc<Upstream>>,
     gateways: HashMap<(Vec<Arc<str>>, SpiffeId), Arc<GatewayPool>>,
 }
@@ -52,6 +58,8 @@ impl Table {
     /// The table of `snapshot`; what `old` has in common with it is taken over.
     pub(crate) fn build(snapshot: &Snapshot, old: &Self, shared: &Shared) -> Self {
         let mut table = Self::default();
+        let routed = snapshot.outbound.iter().any(|service| service.routes.is_some());
+        let mut plain = HashMap::new();
         for service in &snapshot.outbound {
             let wire = Wire::for_protocol(service.protocol);
             let upstreams = match &service.gateway {
@@ -62,36 +70,74 @@ impl Table {
                     .map(|address| table.sidecar(service, *address, wire, old, shared))
                     .collect(),
             };
-            let route = Arc::new(Route { service: Arc::clone(service), upstreams });
-            table.own_addresses(&route);
-            for host in &service.hosts {
-                table.hosts.entry(Arc::clone(host)).or_default().push(Arc::clone(&route));
+            let destination = Arc::new(Destination { service: Arc::clone(service), upstreams, routing: None });
+            if routed {
+                plain.insert((Arc::clone(&service.service), service.port), Arc::clone(&destination));
+            }
+            if service.routes.is_none() {
+                table.name(destination);
+            }
+        }
+        for destination in plain.values() {
+            if let Some(routes) = &destination.service.routes {
+                let routing = table.routing(destination, routes, &plain, old);
+                table.name(Arc::new(Destination {
+                    service: Arc::clone(&destination.service),
+                    upstreams: destination.upstreams.clone(),
+                    routing: Some(routing),
+                }));
             }
         }
         table
     }
 
     /// An address that stands for a service goes before one that is an endpoint's, whatever the services' order.
-    fn own_addresses(&mut self, route: &Arc<Route>) {
-        for ip in &route.service.addresses {
-            self.addresses.insert(SocketAddr::new(*ip, route.service.port), (Arc::clone(route), None));
+    fn own_addresses(&mut self, to: &Arc<Destination>) {
+        for ip in &to.service.addresses {
+            self.addresses.insert(SocketAddr::new(*ip, to.service.port), (Arc::clone(to), None));
         }
-        if route.service.gateway.is_none() {
-            for (index, endpoint) in route.service.endpoints.iter().enumerate() {
-                self.addresses.entry(*endpoint).or_insert_with(|| (Arc::clone(route), Some(index)));
+        if to.service.gateway.is_none() {
+            for (index, endpoint) in to.service.endpoints.iter().enumerate() {
+                self.addresses.entry(*endpoint).or_insert_with(|| (Arc::clone(to), Some(index)));
             }
         }
     }
 
-    /// The service that a redirected connection was on its way to; one that named an endpoint gets that one alone.
-    pub(crate) fn at(&self, destination: SocketAddr) -> Option<Arc<Route>> {
-        let (route, endpoint) = self.addresses.get(&destination)?;
-        match endpoint.and_then(|index| route.upstreams.get(index)) {
-            Some(upstream) => {
-                Some(Arc::new(Route { service: Arc::clone(&route.service), upstreams: vec![Arc::clone(upstream)] }))
-            }
-            None => Some(Arc::clone(route)),
+    /// The service that a redirected connection was on its way to; one that named an endpoint gets that one alone,
+    /// whatever routes say (GEP-1294: they are the service's, not the endpoints').
+    pub(crate) fn at(&self, destination: SocketAddr) -> Option<Arc<Destination>> {
+        let (to, endpoint) = self.addresses.get(&destination)?;
+        match endpoint.and_then(|index| to.upstreams.get(index)) {
+            Some(upstream) => Some(Arc::new(Destination {
+                service: Arc::clone(&to.service),
+                upstreams: vec![Arc::clone(upstream)],
+                routing: None,
+            })),
+            None => Some(Arc::clone(to)),
         }
+    }
+
+    fn name(&mut self, destination: Arc<Destination>) {
+        self.own_addresses(&destination);
+        for host in &destination.service.hosts {
+            self.hosts.entry(Arc::clone(host)).or_default().push(Arc::clone(&destination));
+        }
+    }
+
+    fn routing(&mut self, of: &Destination, routes: &Arc<Routes>, plain: &Plain, old: &Self) -> Routing {
+        let key = (Arc::clone(&of.service.service), of.service.port);
+        let budget = old.budgets.get(&key).cloned().unwrap_or_default();
+        self.budgets.insert(key, Arc::clone(&budget));
+        let to = |backend: &Backend| {
+            let found = plain.get(&(Arc::clone(backend.service.as_ref()?), backend.port))?;
+            // Only HTTP can be routed as such.
+            (found.service.protocol != Protocol::Tcp).then(|| Arc::clone(found))
+        };
+        let targets = routes.rules.iter().map(|rule| Targets {
+            backends: rule.backends.iter().map(to).collect(),
+            mirrors: rule.mirrors.iter().map(|mirror| to(&mirror.backend)).collect(),
+        });
+        Routing { routes: Arc::clone(routes), targets: targets.collect(), budget }
     }
 
     fn sidecar(
@@ -139,14 +185,14 @@ impl Table {
 
     /// The service that `host` names. A port that was given must be the service's; without one it is `default`'s, or
     /// that of the only port there is.
-    pub(crate) fn find(&self, host: &str, port: Option<u16>, default: u16) -> Option<&Arc<Route>> {
-        let routes = if host.bytes().any(|b| b.is_ascii_uppercase()) || host.ends_with('.') {
+    pub(crate) fn find(&self, host: &str, port: Option<u16>, default: u16) -> Option<&Arc<Destination>> {
+        let named = if host.bytes().any(|b| b.is_ascii_uppercase()) || host.ends_with('.') {
             self.hosts.get(host.trim_end_matches('.').to_ascii_lowercase().as_str())?
         } else {
             self.hosts.get(host)?
         };
-        let on = |port: u16| routes.iter().find(|r| r.service.port == port);
-        match (port, routes.as_slice()) {
+        let on = |port: u16| named.iter().find(|d| d.service.port == port);
+        match (port, named.as_slice()) {
             (Some(port), _) => on(port),
             (None, [only]) => Some(only),
             (None, _) => on(default),

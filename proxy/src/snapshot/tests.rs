@@ -36,6 +36,7 @@ fn good(version: u64) -> wire::Snapshot {
             endpoints: vec![wire::Endpoint { address: "127.0.0.1:8443".to_owned() }],
             gateway: None,
             addresses: vec!["10.96.0.7".to_owned()],
+            routes: None,
         }],
         exported: Vec::new(),
         external: Vec::new(),

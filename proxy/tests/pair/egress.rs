@@ -72,6 +72,7 @@ impl Way {
                 spiffe_ids: vec![LEDGER.parse().unwrap()],
                 endpoints: vec!["10.99.0.1:80".parse().unwrap()],
                 gateway: None,
+                routes: None,
                 addresses: vec!["10.96.0.7".parse().unwrap()],
             })],
             external,

@@ -123,6 +123,12 @@ impl Audit {
         wait(what, || self.records.lock().unwrap().iter().find(|r| matches(r)).cloned()).await
     }
 
+    /// How many records there are that `matches`.
+    #[allow(dead_code, reason = "the tests of routes share this harness")]
+    pub fn count(&self, matches: impl Fn(&Record) -> bool) -> usize {
+        self.records.lock().unwrap().iter().filter(|r| matches(r)).count()
+    }
+
     /// The record of the decision that an answer named.
     pub async fn decision(&self, id: &str) -> Record {
         let id: uuid::Uuid = id.parse().unwrap();
@@ -156,8 +162,12 @@ pub struct Side {
 
 impl Side {
     pub async fn new(cas: &[&Ca], sa: &str) -> Self {
+        Self::within(cas, "bank", sa).await
+    }
+
+    pub async fn within(cas: &[&Ca], namespace: &str, sa: &str) -> Self {
         let td = cas[0].trust_domain();
-        let ids = [SpiffeId::workload(td, "bank", sa).unwrap(), SpiffeId::proxy(td, "bank", sa).unwrap()];
+        let ids = [SpiffeId::workload(td, namespace, sa).unwrap(), SpiffeId::proxy(td, namespace, sa).unwrap()];
         let source = testing::source(cas, &ids);
         let metrics = Metrics::register(&mut Registry::default());
         let dir = tempfile::tempdir().unwrap();
@@ -221,6 +231,7 @@ impl Pair {
                 endpoints: vec![inbound_address],
                 gateway: None,
                 addresses: Vec::new(),
+                routes: None,
             })],
             exported: Vec::new(),
             external: Vec::new(),

@@ -148,6 +148,7 @@ async fn calls(wire: &Wire, mode: InboundMode, family: usize) {
             spiffe_ids: vec![LEDGER.parse().unwrap()],
             endpoints: vec![SocketAddr::new(workload, app.port())],
             gateway: None,
+            routes: None,
             addresses: vec![CLUSTER_IP[family].parse().unwrap()],
         })],
         ..Snapshot::empty(TD.parse().unwrap())

@@ -10,6 +10,7 @@ use crate::Test;
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("an_edited_manifest_reaches_the_sidecars_in_under_a_second", |demo| Box::pin(edited(demo))),
+    ("a_route_takes_effect_in_under_a_second_and_is_shown", |demo| Box::pin(routed(demo))),
     ("a_malformed_manifest_is_named_and_changes_nothing", |demo| Box::pin(malformed(demo))),
 ];
 
@@ -42,6 +43,44 @@ async fn edited(demo: &Demo) -> anyhow::Result<()> {
     assert!(added < Duration::from_secs(1), "adding took {added:?}");
     assert!(removed < Duration::from_secs(1), "removing took {removed:?}");
     Ok(())
+}
+
+const ROUTE: &str = "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: { name: ledger-elsewhere, namespace: bank }
+spec:
+  parentRefs: [{ group: '', kind: Service, name: ledger }]
+  rules:
+    - matches: [{ path: { value: /moved } }]
+      filters: [{ type: URLRewrite, urlRewrite: { path: { type: ReplacePrefixMatch, replacePrefixMatch: /accounts } } }]
+      backendRefs: [{ name: ledger, port: 80 }]
+    - backendRefs: [{ name: ledger, port: 80 }]
+";
+
+/// Rewritten by web's sidecar, decided by ledger's as what the app gets.
+async fn routed(demo: &Demo) -> anyhow::Result<()> {
+    let web = demo.workload("east/bank/web")?;
+    let moved = || async {
+        let uri = "http://ledger.bank.svc.cluster.local/moved/1";
+        Ok::<_, anyhow::Error>(calls::through(&web.outbound, Method::GET, uri, &[], "").await?.status.as_u16())
+    };
+    let before = moved().await?;
+    assert_ne!(before, 200, "the ledger knows no such path");
+    let file = demo.dir().join("east/manifests/route.yaml");
+    std::fs::write(&file, ROUTE)?;
+    let started = Instant::now();
+    let in_force = wait::until("the route in force", Duration::from_secs(5), || async {
+        Ok((moved().await? == 200).then_some(()))
+    })
+    .await;
+    let took = started.elapsed();
+    let shown = cli::signet(demo, &["mesh", "routes", "--cluster", "east", "-o", "json"])?.stdout;
+    std::fs::remove_file(&file)?;
+    in_force?;
+    assert!(took < Duration::from_secs(1), "it took {took:?}");
+    assert!(shown.contains("HTTPRoute/bank/ledger-elsewhere#0") && shown.contains("/moved/*"), "{shown}");
+    wait::until("the route to go", Duration::from_secs(5), || async { Ok((moved().await? == before).then_some(())) })
+        .await
 }
 
 async fn until_status(demo: &Demo, status: u16) -> anyhow::Result<Duration> {
