@@ -22,6 +22,8 @@ use crate::source::BundleSource;
 pub struct Bundle {
     commit: String,
     digest: String,
+    /// The digest of what was compiled, where that is a slice of the bundle.
+    slice_digest: Option<String>,
     pub(crate) settings: Settings,
     pub(crate) routes: BTreeMap<String, Arc<RouteTable>>,
     pub(crate) policies: Vec<CompiledPolicy>,
@@ -54,12 +56,22 @@ pub struct RouteMatch<'b> {
 impl Bundle {
     /// Compiles a bundle strictly, or says everything that is wrong with it.
     pub fn compile(source: &BundleSource) -> Result<Bundle, Vec<Problem>> {
+        Self::compiled(source, source.digest(), None)
+    }
+
+    /// Compiles what [`Bundle::cut`] gave of the bundle with digest `whole`. Decisions name both digests.
+    pub fn compile_slice(source: &BundleSource, whole: &str) -> Result<Bundle, Vec<Problem>> {
+        Self::compiled(source, whole.to_owned(), Some(source.digest()))
+    }
+
+    fn compiled(source: &BundleSource, digest: String, slice_digest: Option<String>) -> Result<Bundle, Vec<Problem>> {
         let compiled = compile(source)?;
         let actions = action_nodes()
             .map_err(|why| vec![Problem::error("schema", &crate::Place::file("mesh.cedarschema"), why)])?;
         Ok(Bundle {
             commit: source.commit.clone(),
-            digest: source.digest(),
+            digest,
+            slice_digest,
             teams: Teams::new(&compiled.settings),
             settings: compiled.settings,
             routes: compiled.routes.into_iter().map(|(service, table)| (service, Arc::new(table))).collect(),
@@ -72,9 +84,14 @@ impl Bundle {
         })
     }
 
-    /// As [`BundleSource::digest`].
+    /// As [`BundleSource::digest`], of the whole bundle also where this is a slice of it.
     pub fn digest(&self) -> &str {
         &self.digest
+    }
+
+    /// The digest of what was compiled, where that is a slice of the bundle ([`Bundle::compile_slice`]).
+    pub fn slice_digest(&self) -> Option<&str> {
+        self.slice_digest.as_deref()
     }
 
     pub fn commit(&self) -> &str {

@@ -72,13 +72,15 @@ struct Tally {
     permits: Vec<Arc<str>>,
     forbids: Vec<Arc<str>>,
     erring_forbids: Vec<Arc<str>>,
+    erring_permits: Vec<Arc<str>>,
 }
 
-/// Effect, determining policies and reason.
+/// Effect, determining policies, reason and what erred.
 struct Verdict {
     effect: Effect,
     policies: Vec<Arc<str>>,
     reason: Reason,
+    errors: Vec<Arc<str>>,
 }
 
 impl Bundle {
@@ -274,6 +276,7 @@ impl Candidates {
             effect: enforced.effect,
             policies: enforced.policies,
             reason: enforced.reason,
+            errors: enforced.errors,
             shadow,
             reads_context: !self.reads.is_none(),
             expires_at_us: self.expiry(request),
@@ -299,12 +302,16 @@ impl Tally {
             (Outcome::Holds, false) => &mut self.permits,
             (Outcome::Holds, true) => &mut self.forbids,
             (Outcome::Errs, true) => &mut self.erring_forbids,
-            (Outcome::Errs, false) | (Outcome::Fails, _) => return,
+            (Outcome::Errs, false) => &mut self.erring_permits,
+            (Outcome::Fails, _) => return,
         };
         list.push(Arc::clone(&candidate.id));
     }
 
     fn verdict(self) -> Verdict {
+        let mut errors = self.erring_permits;
+        errors.extend(self.erring_forbids.iter().cloned());
+        errors.sort_unstable();
         let (effect, mut policies, reason) = if !self.forbids.is_empty() {
             (Effect::Deny, self.forbids, Reason::Forbidden)
         } else if !self.erring_forbids.is_empty() {
@@ -315,6 +322,6 @@ impl Tally {
             (Effect::Deny, Vec::new(), Reason::NoPermit)
         };
         policies.sort_unstable();
-        Verdict { effect, policies, reason }
+        Verdict { effect, policies, reason, errors }
     }
 }

@@ -41,13 +41,15 @@ impl Scope {
     }
 
     pub(crate) fn holds(&self, subject: &Subject) -> bool {
-        let within = |uid: &EntityUid| *uid == subject.uid || subject.ancestors.contains(uid);
+        let same = |uid: &EntityUid| seen(Comparison::Same, *uid == subject.uid);
+        let above = |uid: &EntityUid| seen(Comparison::Above, subject.ancestors.contains(uid));
+        let is = |kind: &EntityTypeName| seen(Comparison::Kind, subject.uid.type_name() == kind);
         match self {
             Scope::Any => true,
-            Scope::Is(kind) => subject.uid.type_name() == kind,
-            Scope::Eq(uid) => *uid == subject.uid,
-            Scope::In(uid) => within(uid),
-            Scope::IsIn(kind, uid) => subject.uid.type_name() == kind && within(uid),
+            Scope::Is(kind) => is(kind),
+            Scope::Eq(uid) => same(uid),
+            Scope::In(uid) => same(uid) || above(uid),
+            Scope::IsIn(kind, uid) => is(kind) && (same(uid) || above(uid)),
         }
     }
 }
@@ -77,13 +79,36 @@ impl Scopes {
     }
 
     pub(crate) fn action_holds(&self, action: &ActionNode) -> bool {
-        self.any_action
-            || self
-                .actions
-                .iter()
-                .any(|uid| *uid == action.uid || (!self.exact_action && action.ancestors.contains(uid)))
+        let same = |uid: &EntityUid| seen(Comparison::SameAction, *uid == action.uid);
+        let above = |uid: &EntityUid| seen(Comparison::ActionAbove, action.ancestors.contains(uid));
+        let groups = seen(Comparison::ExactAction, !self.exact_action);
+        self.any_action || self.actions.iter().any(|uid| same(uid) || (groups && above(uid)))
     }
 }
+
+/// The comparisons that scopes are tested by. Tests turn each of them round, one at a time, and demand that the
+/// comparison with Cedar notices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Comparison {
+    Same,
+    Above,
+    Kind,
+    SameAction,
+    ActionAbove,
+    ExactAction,
+    Unscoped,
+    Ancestors,
+}
+
+/// What a comparison said; outside of this module's own tests nothing else.
+#[cfg(not(test))]
+#[inline(always)]
+fn seen(_: Comparison, said: bool) -> bool {
+    said
+}
+
+#[cfg(test)]
+use tests::seen;
 
 /// An action with the groups that it is in.
 #[derive(Clone, Debug)]
@@ -136,6 +161,10 @@ impl Index {
 }
 
 fn keys(subject: &Subject) -> Vec<Option<EntityUid>> {
-    let ancestors = subject.ancestors.iter().cloned().map(Some);
-    [None, Some(subject.uid.clone())].into_iter().chain(ancestors).collect()
+    let unscoped = seen(Comparison::Unscoped, true).then_some(None);
+    let ancestors = subject.ancestors.iter().filter(|_| seen(Comparison::Ancestors, true));
+    unscoped.into_iter().chain([Some(subject.uid.clone())]).chain(ancestors.cloned().map(Some)).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,7 @@ mod cache;
 mod can;
 mod compile;
 mod context;
+mod cut;
 mod decide;
 mod entities;
 mod explain;
@@ -31,6 +32,7 @@ mod source;
 
 pub use bundle::{Bundle, PolicyInfo, RouteMatch};
 pub use can::{CanError, Question};
+pub use cut::Needs;
 pub use explain::{Clause, Explanation, Nearest, PolicyRef};
 pub use path::{PathError, normalise_path};
 pub use problem::{Lines, Place, Problem, Severity};

@@ -176,6 +176,9 @@ pub struct Decision {
     /// The `@id`s of the policies that determined it, sorted; empty for a default deny.
     pub policies: Vec<Arc<str>>,
     pub reason: Reason,
+    /// The `@id`s of enforced policies that could not be evaluated, sorted. An erring permit permits nothing; an erring
+    /// forbid denies, so it is among `policies` when nothing else forbids.
+    pub errors: Vec<Arc<str>>,
     /// Present when enforcing the shadow policies would change the effect or the determining policies.
     pub shadow: Option<ShadowDecision>,
     /// Whether a policy that could match reads the request's context; if not, the answer holds for the connection.
@@ -191,6 +194,7 @@ impl Decision {
             effect: Effect::Deny,
             policies: Vec::new(),
             reason,
+            errors: Vec::new(),
             shadow: None,
             reads_context: false,
             expires_at_us: None,

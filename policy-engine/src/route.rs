@@ -55,6 +55,10 @@ impl RouteTable {
         Ok(Self { routes })
     }
 
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Route> {
+        self.routes.iter()
+    }
+
     pub(crate) fn http(&self, method: &str, path: &str) -> Option<(usize, &Route)> {
         let find = |method: &str| {
             self.routes.iter().enumerate().find(|(_, r)| {

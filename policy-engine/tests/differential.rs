@@ -14,7 +14,7 @@ use cedar_policy::{
 };
 use proptest::prelude::*;
 use proptest::sample::select;
-use signet_policy::{Action, Bundle, BundleSource, Decision, Effect, Net, Principal, Reason, Request};
+use signet_policy::{Action, Bundle, BundleSource, Decision, Effect, Needs, Net, Principal, Reason, Request};
 
 const SETTINGS: &str = "version: 1
 defaults: {env: staging, data_class: confidential}
@@ -23,6 +23,7 @@ workloads: {a.b/n/y: {env: dev, tags: {tier: gold}}}
 services:
   a.b/n/s: {env: prod, data_class: restricted, teams: [red], tags: {tier: gold}}
   a.b/n/r: {routes: ['GET /p/{id}', 'POST /p', 'pkg.S/M']}
+external_services: {ext: {host: e.x, data_class: restricted, teams: [red]}}
 ";
 
 const PRINCIPALS: [&str; 7] = [
@@ -62,6 +63,11 @@ fn conditions() -> BoxedStrategy<String> {
             "context.clock.weekday > 5",
             "context.clock.now < datetime(\"2000-01-01\")",
             "context has jwt",
+            "context has sni && context.sni == \"x\"",
+            // Valid for HTTP alone; where a policy's action is another, `valid` drops it.
+            "context.path like \"/p*\"",
+            "context.host == \"h\" && context.net.dst_port == 80",
+            "context.method == \"GET\" || context.clock.minute_of_day > 700",
             "context has break_glass.ticket",
             "resource.data_class == Mesh::DataClass::\"restricted\"",
             "resource in Mesh::Namespace::\"a.b/n\"",
@@ -101,13 +107,14 @@ fn policy() -> BoxedStrategy<(bool, bool, String)> {
     );
     let resources = scope(
         "resource",
-        &["Mesh::Service", "Mesh::Route"],
+        &["Mesh::Service", "Mesh::Route", "Mesh::ExternalService"],
         &[
             "Mesh::Service::\"a.b/n/s\"",
             "Mesh::Service::\"a.b/n/r\"",
             "Mesh::Route::\"a.b/n/r#GET /p/{id}\"",
             "Mesh::Namespace::\"a.b/n\"",
             "Mesh::TrustDomain::\"c.d\"",
+            "Mesh::ExternalService::\"ext\"",
             "Mesh::Team::\"red\"",
         ],
     );
@@ -121,6 +128,7 @@ fn policy() -> BoxedStrategy<(bool, bool, String)> {
             "action == Mesh::Action::\"grpc:call\"",
             "action in [Mesh::Action::\"read\", Mesh::Action::\"http:GET\", Mesh::Action::\"tcp:connect\"]",
             "action == Mesh::Action::\"gateway:forward\"",
+            "action == Mesh::Action::\"egress:connect\"",
         ][..],
     );
     let effect = prop_oneof![3 => Just("permit"), 1 => Just("forbid")];
@@ -141,9 +149,12 @@ struct Asked {
     port: u16,
     src_cluster: &'static str,
     time_us: i64,
+    host: &'static str,
 }
 
-const ACTIONS: [&str; 7] = ["GET", "HEAD", "POST", "BREW", "grpc", "tcp", "gateway"];
+const ACTIONS: [&str; 8] = ["GET", "HEAD", "POST", "BREW", "grpc", "tcp", "gateway", "egress"];
+/// Midnight before and after 1 January 1970 is a Thursday: a few minutes of several days.
+const MINUTES: [i64; 6] = [0, 719, 720, 4_320, 29_000_003, 29_453_760];
 
 fn asked() -> impl Strategy<Value = Asked> {
     let ips = ["10.1.2.3", "192.168.0.1", "::1"].map(|ip| ip.parse().unwrap());
@@ -155,17 +166,20 @@ fn asked() -> impl Strategy<Value = Asked> {
         select(ips.to_vec()),
         select(&[80u16, 443][..]),
         select(&["a.b", "c.d"][..]),
-        0i64..4_000_000_000_000_000,
+        // Few minutes, many instants in each: what the cache may and may not take for the same.
+        (select(&MINUTES[..]), 0i64..60_000_000),
+        select(&["h", "g"][..]),
     )
-        .prop_map(|(principal, service, action, path, ip, port, src_cluster, time_us)| Asked {
-            principal,
-            service,
+        .prop_map(|(principal, service, action, path, ip, port, src_cluster, (minute, within), host)| Asked {
+            principal: if ACTIONS[action] == "egress" && principal.is_empty() { PRINCIPALS[0] } else { principal },
+            service: if ACTIONS[action] == "egress" { "ext" } else { service },
             action,
             path,
             ip,
             port,
             src_cluster,
-            time_us,
+            time_us: minute * 60_000_000 + within,
+            host,
         })
 }
 
@@ -182,7 +196,8 @@ impl Asked {
                 "grpc" => Action::Grpc { service: "pkg.S", method: if self.path == "/p" { "M" } else { "Other" } },
                 "tcp" => Action::TcpConnect { sni: None },
                 "gateway" => Action::GatewayForward { sni: Some("x") },
-                method => Action::Http { method, path: self.path, host: "h" },
+                "egress" => Action::EgressConnect { sni: (self.port == 443).then_some("x") },
+                method => Action::Http { method, path: self.path, host: self.host },
             },
             net: Net { src_ip: self.ip, src_cluster: self.src_cluster, dst_cluster: "a.b", dst_port: self.port },
             time_us: self.time_us,
@@ -191,7 +206,7 @@ impl Asked {
 
     /// The declared route that `a.b/n/r` answers with; `None` in the inner option when there is none.
     fn route(&self) -> Option<Option<&'static str>> {
-        if self.service != "a.b/n/r" || matches!(ACTIONS[self.action], "tcp" | "gateway") {
+        if self.service != "a.b/n/r" || matches!(ACTIONS[self.action], "tcp" | "gateway" | "egress") {
             return None;
         }
         Some(match (ACTIONS[self.action], self.path) {
@@ -295,6 +310,8 @@ fn world() -> Entities {
             }
         }
     }
+    let outside = [("host", text("e.x")), ("data_class", reference("Mesh::DataClass::\"restricted\""))];
+    all.push(entity("Mesh::ExternalService::\"ext\"", &outside, &[], &["Mesh::Team::\"red\"".to_owned()]));
     let schema: cedar_policy::Schema = signet_policy::schema_text().parse().unwrap();
     Entities::from_entities(all, Some(&schema)).unwrap()
 }
@@ -318,11 +335,12 @@ fn full_context(asked: &Asked) -> Context {
     match ACTIONS[asked.action] {
         "grpc" => pairs.extend([("service".to_owned(), text("pkg.S")), ("method".to_owned(), text("M"))]),
         "tcp" => {}
-        "gateway" => pairs.push(("sni".to_owned(), text("x"))),
+        "egress" if asked.port != 443 => {}
+        "gateway" | "egress" => pairs.push(("sni".to_owned(), text("x"))),
         method => pairs.extend([
             ("method".to_owned(), text(method)),
             ("path".to_owned(), text(asked.path)),
-            ("host".to_owned(), text("h")),
+            ("host".to_owned(), text(asked.host)),
         ]),
     }
     Context::from_pairs(pairs).unwrap()
@@ -351,8 +369,11 @@ impl Policies {
     }
 }
 
-/// Effect, determining ids and reason by the rules: Cedar's answer, and an erring forbid denies.
-fn reference(asked: &Asked, policies: &Policies, world: &Entities) -> (Effect, BTreeSet<String>, Reason) {
+/// Effect, determining ids, reason, and the ids of what erred.
+type Answer = (Effect, BTreeSet<String>, Reason, BTreeSet<String>);
+
+/// By the rules: Cedar's answer, and an erring forbid denies.
+fn reference(asked: &Asked, policies: &Policies, world: &Entities) -> Answer {
     let principal = match asked.principal {
         "" => "Mesh::Unauthenticated::\"plaintext\"".to_owned(),
         id => format!("Mesh::Workload::\"{id}\""),
@@ -361,11 +382,13 @@ fn reference(asked: &Asked, policies: &Policies, world: &Entities) -> (Effect, B
         "grpc" => "grpc:call".to_owned(),
         "tcp" => "tcp:connect".to_owned(),
         "gateway" => "gateway:forward".to_owned(),
+        "egress" => "egress:connect".to_owned(),
         "BREW" => "http:OTHER".to_owned(),
         method => format!("http:{method}"),
     };
     let resource = match asked.route() {
         Some(Some(template)) => format!("Mesh::Route::\"{}#{template}\"", asked.service),
+        _ if asked.service == "ext" => "Mesh::ExternalService::\"ext\"".to_owned(),
         _ => format!("Mesh::Service::\"{}\"", asked.service),
     };
     let action = uid(&format!("Mesh::Action::\"{action}\""));
@@ -373,18 +396,19 @@ fn reference(asked: &Asked, policies: &Policies, world: &Entities) -> (Effect, B
         cedar_policy::Request::new(uid(&principal), action, uid(&resource), full_context(asked), None).unwrap();
     let response = Authorizer::new().is_authorized(&request, &policies.set, world);
     let reasons: BTreeSet<String> = response.diagnostics().reason().map(ToString::to_string).collect();
-    let erring: BTreeSet<String> = response
+    let errors: BTreeSet<String> = response
         .diagnostics()
         .errors()
         .map(|AuthorizationError::PolicyEvaluationError(e)| e.policy_id().to_string())
-        .filter(|id| policies.forbids[id])
         .collect();
-    match response.decision() {
+    let erring: BTreeSet<String> = errors.iter().filter(|id| policies.forbids[*id]).cloned().collect();
+    let (effect, ids, reason) = match response.decision() {
         Cedar::Deny if !reasons.is_empty() => (Effect::Deny, reasons, Reason::Forbidden),
         _ if !erring.is_empty() => (Effect::Deny, erring, Reason::PolicyError),
         Cedar::Allow => (Effect::Allow, reasons, Reason::Permitted),
         Cedar::Deny => (Effect::Deny, reasons, Reason::NoPermit),
-    }
+    };
+    (effect, ids, reason, errors)
 }
 
 /// The `@id` that the text carries.
@@ -392,7 +416,7 @@ fn text_id(text: &str) -> String {
     text.split('"').nth(1).unwrap().to_owned()
 }
 
-fn compile(policies: &[(bool, bool, String)]) -> (Bundle, Vec<(bool, String, bool)>) {
+fn compile(policies: &[(bool, bool, String)]) -> (Bundle, BundleSource, Vec<(bool, String, bool)>) {
     let mut kept = Vec::new();
     let mut all = String::new();
     for (n, (forbid, shadow, text)) in policies.iter().enumerate() {
@@ -402,12 +426,27 @@ fn compile(policies: &[(bool, bool, String)]) -> (Bundle, Vec<(bool, String, boo
     }
     let files =
         BTreeMap::from([("signet.yaml".to_owned(), SETTINGS.to_owned()), ("policies/all.cedar".to_owned(), all)]);
-    let bundle = Bundle::compile(&BundleSource { commit: "c".into(), signer: "s".into(), files });
-    (bundle.unwrap_or_else(|problems| panic!("{problems:#?}")), kept)
+    let source = BundleSource { commit: "c".into(), signer: "s".into(), files };
+    let bundle = Bundle::compile(&source).unwrap_or_else(|problems| panic!("{problems:#?}"));
+    (bundle, source, kept)
 }
 
-fn answer(decision: &Decision) -> (Effect, BTreeSet<String>, Reason) {
-    (decision.effect, decision.policies.iter().map(|p| p.to_string()).collect(), decision.reason)
+fn answer(decision: &Decision) -> Answer {
+    let ids = |ids: &[std::sync::Arc<str>]| ids.iter().map(|p| p.to_string()).collect();
+    (decision.effect, ids(&decision.policies), decision.reason, ids(&decision.errors))
+}
+
+/// The bundle's slice for a sidecar that serves this service and runs as this principal.
+fn sliced(bundle: &Bundle, source: &BundleSource, principal: &str, service: &str) -> (Bundle, usize) {
+    let needs = Needs {
+        services: (service != "ext").then(|| service.to_owned()).into_iter().collect(),
+        egress_of: Some(principal.to_owned()).filter(|id| !id.is_empty()),
+    };
+    let cut = bundle.cut(source, &needs);
+    let slice = Bundle::compile_slice(&cut, bundle.digest()).unwrap_or_else(|problems| panic!("{problems:#?}"));
+    assert_eq!((slice.digest(), slice.slice_digest()), (bundle.digest(), Some(&*cut.digest())));
+    let left_out = bundle.policies().count() - slice.policies().count();
+    (slice, left_out)
 }
 
 /// Drops policies that strict validation refuses (an impossible scope, for example): they never reach a bundle.
@@ -440,8 +479,8 @@ fn decisions_equal_cedar_over_the_whole_set() {
     };
     let strategy = (proptest::collection::vec(policy(), 1..14), proptest::collection::vec(asked(), 200));
     let outcome = runner.run(&strategy, |(policies, requests)| {
-        let (bundle, kept) = compile(&valid(policies));
-        let (bundle, mut slices) = (std::sync::Arc::new(bundle), HashMap::new());
+        let (bundle, source, kept) = compile(&valid(policies));
+        let (bundle, mut slices, mut cuts) = (std::sync::Arc::new(bundle), HashMap::new(), HashMap::new());
         let (enforced, all) =
             (Policies::parse(kept.iter().filter(|(shadow, ..)| !shadow)), Policies::parse(kept.iter()));
         for asked in &requests {
@@ -456,9 +495,9 @@ fn decisions_equal_cedar_over_the_whole_set() {
             let shadow = decision
                 .shadow
                 .as_ref()
-                .map(|s| (s.effect, s.policies.iter().map(|p| p.to_string()).collect(), s.reason));
+                .map(|s| (s.effect, s.policies.iter().map(|p| p.to_string()).collect::<BTreeSet<_>>(), s.reason));
             let differs = (with_shadow.0, &with_shadow.1) != (want.0, &want.1);
-            prop_assert_eq!(shadow, differs.then_some(with_shadow));
+            prop_assert_eq!(shadow, differs.then_some((with_shadow.0, with_shadow.1, with_shadow.2)));
             // Once more, now from the cache, and as a connection asks.
             prop_assert_eq!(bundle.decide(&asked.request()), decision.clone());
             let slice = slices
@@ -466,6 +505,14 @@ fn decisions_equal_cedar_over_the_whole_set() {
                 .or_insert_with(|| bundle.slice(asked.request().principal, asked.service));
             prop_assert_eq!(&*slice.decide(&asked.request()), &decision);
             prop_assert_eq!(&*slice.decide(&asked.request()), &decision);
+            // And as a sidecar decides that was sent a part of the bundle.
+            let caller = if asked.service == "ext" { asked.principal } else { "" };
+            let (part, left_out) =
+                cuts.entry((caller, asked.service)).or_insert_with(|| sliced(&bundle, &source, caller, asked.service));
+            prop_assert_eq!(&part.decide(&asked.request()), &decision);
+            *counts.lock().unwrap().entry("left_out").or_default() += *left_out;
+            *counts.lock().unwrap().entry("erring_permit").or_default() +=
+                usize::from(!decision.errors.is_empty() && decision.reason != Reason::PolicyError);
             *counts.lock().unwrap().entry(decision.reason.as_str()).or_default() += 1;
             if decision.reads_context {
                 *counts.lock().unwrap().entry("reads_context").or_default() += 1;
@@ -475,7 +522,7 @@ fn decisions_equal_cedar_over_the_whole_set() {
     });
     outcome.unwrap();
     // The generator has to reach every kind of answer, or the test proves little.
-    for kind in ["permitted", "forbidden", "no_permit", "policy_error", "reads_context"] {
+    for kind in ["permitted", "forbidden", "no_permit", "policy_error", "reads_context", "left_out", "erring_permit"] {
         assert!(seen.get(kind).is_some_and(|n| *n > 5), "{kind}: {seen:?}");
     }
 }
