@@ -6,6 +6,7 @@
 //!
 //! Left out on purpose: anything that stores, compiles from Git or issues identities.
 
+mod ambiguity;
 mod answer;
 pub mod balance;
 mod body;

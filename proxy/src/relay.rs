@@ -25,6 +25,7 @@ use crate::limits;
 use crate::upstream::{Upstream, UpstreamError, Wired};
 use buffer::Buffer;
 use exchange::{Ended, Exchange};
+pub(crate) use framing::Framing;
 use head::Parsed;
 pub(crate) use head::{MethodKind, RequestHead, Side};
 

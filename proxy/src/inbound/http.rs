@@ -15,6 +15,7 @@ use tracing::{debug, info_span};
 
 use super::relayed::{self, Relayed};
 use super::{Inbound, Port, Trust};
+use crate::ambiguity::Unambiguous;
 use crate::answer::{self, Form};
 use crate::body::Body;
 use crate::decide::{ActionOwned, Asked, Peer, Serves, Verdict, grpc_parts, reason};
@@ -75,10 +76,14 @@ where
         let this = Arc::clone(&this);
         async move { Ok::<_, Infallible>(this.request(request).await) }
     });
-    let io = TokioIo::new(stream);
     let ended = match version {
-        HttpVersion::One => connection.drive(serve::http1_server().serve_connection(io, service)).await,
-        HttpVersion::Two => connection.drive(serve::http2_server().serve_connection(io, service)).await,
+        HttpVersion::One => {
+            let io = TokioIo::new(Unambiguous::new(stream));
+            connection.drive(serve::http1_server().serve_connection(io, service)).await
+        }
+        HttpVersion::Two => {
+            connection.drive(serve::http2_server().serve_connection(TokioIo::new(stream), service)).await
+        }
     };
     if let Err(error) = ended {
         debug!(error = %signet_observe::error_chain(&error), "a connection ended badly");

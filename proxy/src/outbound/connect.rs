@@ -17,6 +17,7 @@ use tracing::debug;
 
 use super::http::{Client, Reach};
 use super::table::Destination;
+use crate::ambiguity::Unambiguous;
 use crate::answer::{self, Form};
 use crate::balance::InFlight;
 use crate::body::Body;
@@ -116,9 +117,9 @@ pub(super) async fn dial(to: &Destination, cause: &HeaderMap) -> Result<(Transpo
 
 async fn relay(upgraded: Upgraded, mut transport: Transport, in_flight: InFlight, client: &Client) {
     // On HTTP/1.1 the upgraded connection is the socket itself: take it out of its box.
-    let copied = match upgraded.downcast::<TokioIo<Prefixed<TcpStream>>>() {
+    let copied = match upgraded.downcast::<TokioIo<Unambiguous<Prefixed<TcpStream>>>>() {
         Ok(Parts { io, read_buf, .. }) => {
-            let (mut socket, unread) = io.into_inner().into_parts();
+            let (mut socket, unread) = io.into_inner().into_inner().into_parts();
             let first = if unread.is_empty() { read_buf } else { [read_buf.as_ref(), &unread].concat().into() };
             copy(&mut socket, first, &mut transport).await
         }

@@ -19,6 +19,7 @@ use tracing::{debug, info_span};
 use super::relayed::Relayed;
 use super::table::Destination;
 use super::{Outbound, connect, route};
+use crate::ambiguity::Unambiguous;
 use crate::answer::{self, Form};
 use crate::body::Body;
 use crate::decide::{Call, Host, Peer, reason};
@@ -86,12 +87,14 @@ impl Client {
                 let this = Arc::clone(&this);
                 async move { Ok::<_, Infallible>(this.request(request).await) }
             });
-            let io = TokioIo::new(stream);
             let ended = match version {
                 HttpVersion::One => {
+                    let io = TokioIo::new(Unambiguous::new(stream));
                     self.drive(serve::http1_server().serve_connection(io, service).with_upgrades()).await
                 }
-                HttpVersion::Two => self.drive(serve::http2_server().serve_connection(io, service)).await,
+                HttpVersion::Two => {
+                    self.drive(serve::http2_server().serve_connection(TokioIo::new(stream), service)).await
+                }
             };
             if let Err(error) = ended {
                 debug!(error = %signet_observe::error_chain(&error), "an app's connection ended badly");
