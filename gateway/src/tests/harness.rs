@@ -195,7 +195,8 @@ impl Gateway {
 
     pub(super) async fn endpoints(&self, addresses: &[SocketAddr]) {
         self.publish(|wire| {
-            wire.exported[0].endpoints = addresses.iter().map(|a| wire::Endpoint { address: a.to_string() }).collect();
+            wire.exported[0].endpoints =
+                addresses.iter().map(|a| wire::Endpoint { address: a.to_string(), zone: String::new() }).collect();
         })
         .await;
     }
@@ -326,7 +327,10 @@ fn snapshot(version: u64, policy: &str, endpoints: &[SocketAddr]) -> wire::Snaps
             authority: LEDGER_AUTHORITY.to_owned(),
             port: 80,
             spiffe_ids: vec![LEDGER.to_owned()],
-            endpoints: endpoints.iter().map(|a| wire::Endpoint { address: a.to_string() }).collect(),
+            endpoints: endpoints
+                .iter()
+                .map(|a| wire::Endpoint { address: a.to_string(), zone: String::new() })
+                .collect(),
         }],
         ..Default::default()
     }

@@ -1,0 +1,140 @@
+//! TrafficPolicies from files: what they become, and what is refused where.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use crate::manifests::{ManifestError, read_directory};
+use crate::model::{Desired, Target};
+
+const SERVICE: &str = "apiVersion: v1
+kind: Service
+metadata: {name: ledger, namespace: bank}
+spec: {ports: [{name: http, port: 80}]}
+";
+
+/// One policy `bank/ledger` for the Service of that name; `spec` is the rest of its `spec`, a field per line.
+fn policy(spec: &str) -> String {
+    let mut text = "apiVersion: signet.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: ledger, namespace: bank}\n\
+                    spec:\n  targetRefs: [{kind: Service, name: ledger}]\n"
+        .to_owned();
+    for line in spec.lines() {
+        text.push_str(&format!("  {line}\n"));
+    }
+    text
+}
+
+fn read(texts: &[&str]) -> Result<Desired, Vec<ManifestError>> {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("service.yaml"), SERVICE).unwrap();
+    for (index, text) in texts.iter().enumerate() {
+        std::fs::write(directory.path().join(format!("policy-{index}.yaml")), text).unwrap();
+    }
+    read_directory(directory.path())
+}
+
+#[test]
+fn everything_that_a_policy_can_say_is_read() {
+    let text = policy(
+        "loadBalancing: {algorithm: ConsistentHash, hashOn: {header: X-Account}, slowStart: 30s, panicThreshold: 40}
+locality: {weights: [{zone: a, weight: 3}, {zone: b, weight: 1}]}
+failover: [{trustDomain: west.bank.example, priority: 2, weight: 5}]
+outlierDetection: {consecutiveFailures: 5, successRate: {deviations: 1.5, minimumCalls: 20}, interval: 5s, ejectFor: 1m, maxEjected: 30}
+circuitBreaker: {maxConnections: 10, maxPending: 20, maxRequests: 30, maxRetries: 4}
+rateLimits: [{clients: [{serviceAccount: web}], requests: 10, per: 1m, burst: 3}, {requests: 5}]
+faults: {delay: {percent: 12.5, duration: 250ms}, abort: {percent: 0.01, status: 418, grpcStatus: 8}}",
+    );
+    let desired = read(&[&text]).unwrap();
+    assert_eq!(desired.warnings, Vec::<String>::new());
+    let policy = &desired.traffic[0];
+    assert!(matches!(&policy.targets[..], [(Target::Service(name), None)] if name.to_string() == "bank/ledger"));
+    assert_eq!(policy.traffic.policy, "TrafficPolicy/bank/ledger");
+    let balancing = policy.traffic.balancing.as_ref().unwrap();
+    assert_eq!((balancing.algorithm.as_str(), balancing.hash_header.as_str()), ("consistent_hash", "x-account"));
+    assert_eq!((balancing.slow_start_ms, balancing.panic_percent), (30_000, 40));
+    let weights = &policy.traffic.locality.as_ref().unwrap().weights;
+    assert_eq!(weights.iter().map(|w| (w.zone.as_str(), w.weight)).collect::<Vec<_>>(), [("a", 3), ("b", 1)]);
+    let to = &policy.failover[0];
+    assert_eq!((to.trust_domain.as_str(), to.priority, to.weight), ("west.bank.example", 2, 5));
+    let outlier = policy.traffic.outlier.as_ref().unwrap();
+    assert_eq!((outlier.consecutive_failures, outlier.deviations_milli, outlier.minimum_calls), (5, 1500, 20));
+    assert_eq!((outlier.interval_ms, outlier.eject_ms, outlier.max_ejected_percent), (5_000, 60_000, 30));
+    let breaker = policy.traffic.breaker.as_ref().unwrap();
+    assert_eq!(
+        (breaker.max_connections, breaker.max_pending, breaker.max_requests, breaker.max_retries),
+        (10, 20, 30, 4)
+    );
+    let [web, all] = &policy.limits[..] else { panic!("{:?}", policy.limits) };
+    assert_eq!(web.clients, [("bank".to_owned(), "web".to_owned())]);
+    assert_eq!((web.requests, web.per_ms, web.burst), (10, 60_000, 3));
+    assert_eq!((all.clients.len(), all.requests, all.per_ms, all.burst), (0, 5, 1000, 5));
+    let faults = policy.traffic.faults.as_ref().unwrap();
+    assert_eq!((faults.delay_permyriad, faults.delay_ms), (1250, 250));
+    assert_eq!((faults.abort_permyriad, faults.abort_status, faults.abort_grpc), (1, 418, 8));
+}
+
+#[test]
+fn what_is_wrong_is_refused_with_its_line_and_field() {
+    for (spec, field) in [
+        ("loadBalancing: {algorithm: ConsistentHash}", "spec.loadBalancing.hashOn"),
+        ("loadBalancing: {hashOn: {header: a}}", "spec.loadBalancing.hashOn"),
+        ("loadBalancing: {algorithm: ConsistentHash, hashOn: {header: a, query: b}}", "spec.loadBalancing.hashOn"),
+        ("loadBalancing: {algorithm: ConsistentHash, hashOn: {header: 'a b'}}", "spec.loadBalancing.hashOn.header"),
+        ("loadBalancing: {panicThreshold: 101}", "spec.loadBalancing.panicThreshold"),
+        ("loadBalancing: {slowStart: fast}", "spec.loadBalancing.slowStart"),
+        ("locality: {preferOwnZone: true, weights: [{zone: a, weight: 1}]}", "spec.locality.weights"),
+        ("locality: {weights: [{zone: a, weight: 1}, {zone: a, weight: 1}]}", "spec.locality.weights[1].zone"),
+        ("locality: {weights: [{zone: a, weight: 0}]}", "spec.locality.weights[0].weight"),
+        ("failover: [{trustDomain: 'West!'}]", "spec.failover[0].trustDomain"),
+        ("failover: [{trustDomain: w}, {trustDomain: w}]", "spec.failover[1].trustDomain"),
+        ("outlierDetection: {interval: 1s}", "spec.outlierDetection"),
+        ("outlierDetection: {consecutiveFailures: 0}", "spec.outlierDetection.consecutiveFailures"),
+        ("outlierDetection: {consecutiveFailures: 1, ejectFor: 1ms}", "spec.outlierDetection.ejectFor"),
+        ("outlierDetection: {successRate: {deviations: 0}}", "spec.outlierDetection.successRate.deviations"),
+        ("circuitBreaker: {maxConnections: -1}", "spec.circuitBreaker.maxConnections"),
+        ("rateLimits: [{requests: 0}]", "spec.rateLimits[0].requests"),
+        ("rateLimits: [{requests: 1}, {requests: 2}]", "spec.rateLimits[1]"),
+        (
+            "rateLimits: [{requests: 1, clients: [{serviceAccount: 'a/b'}]}]",
+            "spec.rateLimits[0].clients[0].serviceAccount",
+        ),
+        ("faults: {delay: {percent: 101, duration: 1s}}", "spec.faults.delay.percent"),
+        ("faults: {delay: {percent: 1, duration: 2h}}", "spec.faults.delay.duration"),
+        ("faults: {abort: {percent: 0.001}}", "spec.faults.abort.percent"),
+        ("faults: {abort: {percent: 1, status: 200}}", "spec.faults.abort.status"),
+    ] {
+        let errors = read(&[&policy(spec)]).expect_err(spec);
+        let [error] = &errors[..] else { panic!("{spec}: {errors:?}") };
+        assert_eq!((error.field.as_str(), error.line), (field, 6), "{spec}: {error}");
+    }
+}
+
+#[test]
+fn a_misspelt_field_is_an_error_and_no_missing_limit() {
+    for spec in
+        ["ratelimits: [{requests: 1}]", "circuitBreaker: {maxConnection: 1}", "faults: {abort: {percentage: 1}}"]
+    {
+        let errors = read(&[&policy(spec)]).expect_err(spec);
+        assert!(errors[0].message.contains("unknown field"), "{spec}: {}", errors[0]);
+        assert!(errors[0].field.starts_with("spec"), "{spec}: {}", errors[0]);
+    }
+}
+
+#[test]
+fn a_port_has_one_policy() {
+    let other = policy("faults: {}").replace("{name: ledger, namespace: bank}", "{name: second, namespace: bank}");
+    let errors = read(&[&policy("faults: {}"), &other]).unwrap_err();
+    assert_eq!(errors[0].field, "spec.targetRefs[0]");
+    assert!(errors[0].message.contains("bank/ledger"), "{}", errors[0]);
+    let on = |port: u16| format!("{{kind: Service, name: ledger, port: {port}}}");
+    let first = policy("faults: {}").replace("{kind: Service, name: ledger}", &on(80));
+    let second = other.replace("{kind: Service, name: ledger}", &on(81));
+    let desired = read(&[&first, &second]).unwrap();
+    assert_eq!(desired.traffic.len(), 2, "different ports may have different ones");
+    assert_eq!(desired.warnings.len(), 1, "and port 81 is not there: {:?}", desired.warnings);
+}
+
+#[test]
+fn a_policy_of_nothing_that_the_mesh_knows_is_refused_or_named() {
+    let gateway = policy("faults: {}").replace("kind: Service, name", "kind: Gateway, name");
+    assert_eq!(read(&[&gateway]).unwrap_err()[0].field, "spec.targetRefs[0].kind");
+    let nobody = policy("faults: {}").replace("name: ledger}]", "name: nobody}]");
+    assert!(read(&[&nobody]).unwrap().warnings[0].contains("bank/nobody"));
+}
