@@ -11,7 +11,6 @@ mod external;
 mod place;
 mod resolve;
 mod routes;
-mod traffic;
 
 use std::fmt;
 use std::path::{Path, PathBuf};

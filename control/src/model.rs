@@ -5,7 +5,6 @@
 //! function that cannot fail.
 
 mod route;
-mod traffic;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -17,7 +16,6 @@ use signet_mtls::{SpiffeId, TrustDomain};
 use signet_policy::{Bundle, BundleSource};
 
 pub use route::{Backend, Match, Route, RouteKind, Rule, Target};
-pub use traffic::{FailoverTo, Limit, TrafficPolicy};
 
 /// A service's name within one trust domain.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -87,8 +85,6 @@ pub struct Port {
     pub target_ports: BTreeSet<u16>,
     /// Endpoints that are ready.
     pub endpoints: BTreeSet<SocketAddr>,
-    /// Where they are, as far as their EndpointSlices say.
-    pub zones: BTreeMap<SocketAddr, String>,
 }
 
 /// Whether an inbound port admits plaintext (DESIGN section 3).
@@ -159,8 +155,6 @@ pub struct Desired {
     pub externals: Vec<External>,
     /// Routes that are attached to services.
     pub routes: Vec<Route>,
-    /// Policies that are attached to services.
-    pub traffic: Vec<TrafficPolicy>,
     /// What was ignored or looks wrong but does not stop the manifests from being used.
     pub warnings: Vec<String>,
 }

@@ -4,7 +4,6 @@
 //! gateway sees exported services and no others.
 
 mod routes;
-mod traffic;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,7 +14,7 @@ use signet_api::control::{
 };
 use signet_mtls::SpiffeId;
 
-use crate::model::{ActivePolicy, Admission, Desired, External, ExternalTls, Import, Port, Service, World};
+use crate::model::{ActivePolicy, Admission, Desired, External, ExternalTls, Port, Service, World};
 
 /// Who a snapshot is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,7 +95,6 @@ fn inbound(world: &World, desired: &Desired, namespace: &str, service_account: &
                 target_port: u32::from(*target),
                 protocol: port.protocol.as_str().to_owned(),
                 permissive: service.admission == Admission::Permissive,
-                rate_limits: traffic::limits(world, desired, service, port),
             }));
         }
     }
@@ -117,12 +115,10 @@ fn outbound(world: &World, desired: &Desired, own_namespace: &str) -> Vec<Outbou
             gateway: None,
             addresses: service.addresses.iter().map(ToString::to_string).collect(),
             routes: None,
-            traffic: None,
         }));
     }
     outbound.extend(imported(world, desired));
     routes::attach(desired, own_namespace, &mut outbound);
-    traffic::attach(world, desired, &mut outbound);
     outbound
 }
 
@@ -155,23 +151,17 @@ fn imported(world: &World, desired: &Desired) -> Vec<OutboundService> {
                     .flatten()
                     .map(ToString::to_string)
                     .collect(),
-                gateway: Some(remote_gateway(import, &gateway, &host, service.port)),
+                gateway: Some(RemoteGateway {
+                    addresses: vec![import.gateway.clone()],
+                    spiffe_id: gateway.to_string(),
+                    authority: format!("{host}:{}", service.port),
+                }),
                 hosts: vec![host],
                 routes: None,
-                traffic: None,
             });
         }
     }
     outbound
-}
-
-/// The way to `host`, which the cluster of `import` exports.
-fn remote_gateway(import: &Import, gateway: &SpiffeId, host: &str, port: u16) -> RemoteGateway {
-    RemoteGateway {
-        addresses: vec![import.gateway.clone()],
-        spiffe_id: gateway.to_string(),
-        authority: format!("{host}:{port}"),
-    }
 }
 
 fn external(external: &External) -> ExternalService {
@@ -245,8 +235,7 @@ fn hosts_of(service: &Service, asking_namespace: &str) -> Vec<String> {
 }
 
 fn endpoints_of(port: &Port) -> Vec<Endpoint> {
-    let zone = |address| port.zones.get(address).cloned().unwrap_or_default();
-    port.endpoints.iter().map(|address| Endpoint { address: address.to_string(), zone: zone(address) }).collect()
+    port.endpoints.iter().map(|address| Endpoint { address: address.to_string() }).collect()
 }
 
 fn texts(ids: &[SpiffeId]) -> Vec<String> {

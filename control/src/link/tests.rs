@@ -13,7 +13,6 @@ fn service(name: &str, exported: bool) -> (ServiceName, Service) {
         protocol: Protocol::Http,
         target_ports: [20000].into(),
         endpoints: ["127.0.0.1:20000".parse().unwrap()].into(),
-        zones: [].into(),
     };
     let service = Service {
         service_accounts: vec![name.name.clone()],

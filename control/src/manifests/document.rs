@@ -13,7 +13,6 @@ use super::ManifestError;
 use super::external::ExternalService;
 use super::place::Place;
 use super::routes::{Attached, GrpcRoute, HttpRoute};
-use super::traffic::TrafficPolicy;
 
 /// `multicluster.x-k8s.io` ServiceExport (MCS API 0.5); Signet reads its name alone.
 #[derive(Clone, Debug, Deserialize)]
@@ -48,7 +47,6 @@ pub(super) enum Object {
     ExternalService(Box<ExternalService>),
     HttpRoute(Box<HttpRoute>),
     GrpcRoute(Box<GrpcRoute>),
-    TrafficPolicy(Box<TrafficPolicy>),
 }
 
 #[derive(Deserialize)]
@@ -118,7 +116,6 @@ fn parse(place: &Place) -> Result<Object, Unreadable> {
             Object::ServiceImport(typed(place)?)
         }
         ("signet.dev/v1alpha1", "ExternalService") => Object::ExternalService(typed(place)?),
-        ("signet.dev/v1alpha1", "TrafficPolicy") => Object::TrafficPolicy(typed(place)?),
         ("gateway.networking.k8s.io/v1" | "gateway.networking.k8s.io/v1beta1", "HTTPRoute") => {
             attached(place, "HTTPRoute")?;
             Object::HttpRoute(typed(place)?)
@@ -131,7 +128,7 @@ fn parse(place: &Place) -> Result<Object, Unreadable> {
         (
             version,
             kind @ ("Service" | "EndpointSlice" | "ServiceExport" | "ServiceImport" | "ExternalService" | "HTTPRoute"
-            | "GRPCRoute" | "TrafficPolicy"),
+            | "GRPCRoute"),
         ) => {
             let message = format!("`{version}` is not a version of {kind} that Signet reads");
             return Err(place.error("apiVersion", message).into());

@@ -13,8 +13,7 @@ use super::addresses::{Addresses, cluster_ips};
 use super::document::Object;
 use super::place::Place;
 use super::routes;
-use super::traffic;
-use crate::model::{Admission, Desired, External, Port, Protocol, Route, Service, ServiceName, Target, TrafficPolicy};
+use crate::model::{Admission, Desired, External, Port, Protocol, Route, Service, ServiceName, Target};
 
 const SERVICE_ACCOUNTS: &str = "signet.dev/service-accounts";
 const INBOUND: &str = "signet.dev/inbound";
@@ -22,7 +21,7 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// What one EndpointSlice says about one service: addresses that are ready, and ports by name.
 struct Slice {
-    ready: Vec<(IpAddr, Option<String>)>,
+    ready: Vec<IpAddr>,
     ports: BTreeMap<String, u16>,
 }
 
@@ -36,7 +35,6 @@ pub(super) fn resolve(objects: Vec<(Place, Object)>) -> Result<Desired, Vec<Mani
     let mut addresses = Addresses::default();
     let mut externals: Vec<External> = Vec::new();
     let mut attached: Vec<Route> = Vec::new();
-    let mut policies: Vec<TrafficPolicy> = Vec::new();
     for (place, object) in objects {
         let outcome = match object {
             Object::Service(service) => {
@@ -83,9 +81,6 @@ pub(super) fn resolve(objects: Vec<(Place, Object)>) -> Result<Desired, Vec<Mani
             Object::GrpcRoute(route) => {
                 routes::grpc(&place, &route).and_then(|route| add(&place, &mut attached, route))
             }
-            Object::TrafficPolicy(policy) => {
-                traffic::read(&place, &policy).and_then(|policy| govern(&place, &mut policies, policy))
-            }
         };
         errors.extend(outcome.err());
     }
@@ -111,9 +106,7 @@ pub(super) fn resolve(objects: Vec<(Place, Object)>) -> Result<Desired, Vec<Mani
         exports.iter().map(|name| format!("a ServiceExport names the Service `{name}`, which no manifest describes")),
     );
     warnings.extend(attached.iter().flat_map(|route| dangling(&desired, route)));
-    warnings.extend(policies.iter().flat_map(|policy| untargeted(&desired, policy)));
     desired.routes = attached;
-    desired.traffic = policies;
     desired.warnings = warnings;
     desired.import_addresses = import_addresses;
     desired.externals = externals;
@@ -127,37 +120,6 @@ fn add(place: &Place, routes: &mut Vec<Route>, route: Route) -> Result<(), Manif
     }
     routes.push(route);
     Ok(())
-}
-
-/// A port has one policy: which of two would hold is for nobody to guess.
-fn govern(place: &Place, policies: &mut Vec<TrafficPolicy>, policy: TrafficPolicy) -> Result<(), ManifestError> {
-    for (index, (target, port)) in policy.targets.iter().enumerate() {
-        let same =
-            |(other, on): &(Target, Option<u16>)| other == target && (on.is_none() || port.is_none() || on == port);
-        if let Some(other) = policies.iter().find(|other| other.targets.iter().any(same)) {
-            let message = format!("`{}` has the TrafficPolicy `{}` already", target.name(), other.name);
-            return Err(place.error(&format!("spec.targetRefs[{index}]"), message));
-        }
-    }
-    policies.push(policy);
-    Ok(())
-}
-
-/// What a policy is attached to and is not there; what linked clusters export is not known here.
-fn untargeted(desired: &Desired, policy: &TrafficPolicy) -> Vec<String> {
-    let mut warnings = Vec::new();
-    for (target, port) in &policy.targets {
-        let Target::Service(name) = target else { continue };
-        let service = desired.services.get(name);
-        if service.is_none_or(|service| port.is_some_and(|port| service.ports.iter().all(|p| p.port != port))) {
-            let on = port.map(|port| format!(" port {port}")).unwrap_or_default();
-            warnings.push(format!(
-                "TrafficPolicy `{}` is attached to the Service `{name}`{on}, which no manifest describes",
-                policy.name
-            ));
-        }
-    }
-    warnings
 }
 
 /// What a route refers to and is not there, or speaks no HTTP. Its share of calls is answered 500 (Gateway API); what
@@ -245,15 +207,10 @@ fn port_of(place: &Place, index: usize, declared: &K8sPort, slices: &[Slice]) ->
     let name = declared.name.as_deref().unwrap_or("");
     let mut target_ports = BTreeSet::new();
     let mut endpoints = BTreeSet::new();
-    let mut zones = BTreeMap::new();
     for slice in slices {
         if let Some(&target) = slice.ports.get(name) {
             target_ports.insert(target);
-            for (ip, zone) in &slice.ready {
-                let address = SocketAddr::new(*ip, target);
-                endpoints.insert(address);
-                zones.extend(zone.clone().map(|zone| (address, zone)));
-            }
+            endpoints.extend(slice.ready.iter().map(|ip| SocketAddr::new(*ip, target)));
         }
     }
     if target_ports.is_empty() {
@@ -263,7 +220,7 @@ fn port_of(place: &Place, index: usize, declared: &K8sPort, slices: &[Slice]) ->
             Some(IntOrString::String(_)) | None => port,
         });
     }
-    Ok(Port { port, protocol: protocol_of(declared.app_protocol.as_deref(), name), target_ports, endpoints, zones })
+    Ok(Port { port, protocol: protocol_of(declared.app_protocol.as_deref(), name), target_ports, endpoints })
 }
 
 /// `appProtocol` (Kubernetes standard names too) first, then the port name's prefix; else bytes.
@@ -322,8 +279,7 @@ fn slice_of(place: &Place, slice: &EndpointSlice) -> Result<(Option<ServiceName>
         let is_ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready);
         // EndpointSlice API: an unknown condition is to be read as ready.
         if is_ready.unwrap_or(true) {
-            let zone = endpoint.zone.clone().filter(|zone| !zone.is_empty());
-            ready.extend(parsed.into_iter().map(|ip| (ip, zone.clone())));
+            ready.extend(parsed);
         }
     }
     Ok((name, Slice { ready, ports }))

@@ -1,12 +1,12 @@
 //! What each proxy is told of a world.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::time::Instant;
 
 use signet_policy::BundleSource;
 
 use super::*;
-use crate::model::{FailoverTo, Import, ImportedService, Imports, Limit, Protocol, ServiceName, Target, TrafficPolicy};
+use crate::model::{Import, ImportedService, Imports, Protocol, ServiceName};
 
 fn service(name: &str, port: u16, protocol: Protocol) -> Service {
     let port = Port {
@@ -14,7 +14,6 @@ fn service(name: &str, port: u16, protocol: Protocol) -> Service {
         protocol,
         target_ports: [20000 + port].into(),
         endpoints: [format!("127.0.0.1:{}", 20000 + port).parse().unwrap()].into(),
-        zones: [].into(),
     };
     Service {
         name: ServiceName { namespace: "bank".into(), name: name.into() },
@@ -198,73 +197,4 @@ fn a_manifest_cannot_weaken_the_bundles_strict_floor() {
     let policy = world.policy.as_deref().unwrap().clone();
     world.policy = Some(Arc::new(ActivePolicy { strict: true, ..policy }));
     assert!(!build(&world, &sidecar("ops", "vault")).unwrap().inbound[0].permissive);
-}
-
-/// A policy of `target` at any port, with one limit for `web` and failover to `to`, in order of priority.
-fn governed(mut world: World, target: Target, to: &[&str]) -> World {
-    let failover =
-        to.iter().zip(1..).map(|(td, priority)| FailoverTo { trust_domain: td.parse().unwrap(), priority, weight: 1 });
-    let policy = TrafficPolicy {
-        name: target.name().clone(),
-        targets: vec![(target, None)],
-        traffic: signet_api::control::Traffic { policy: "TrafficPolicy/bank/p".into(), ..Default::default() },
-        failover: failover.collect(),
-        limits: vec![Limit { clients: vec![("bank".into(), "web".into())], requests: 5, per_ms: 1000, burst: 2 }],
-    };
-    let mut desired = Desired::clone(world.desired.as_deref().unwrap());
-    desired.traffic.push(policy);
-    world.desired = Some(Arc::new(desired));
-    world
-}
-
-fn named(name: &str) -> ServiceName {
-    ServiceName { namespace: "bank".into(), name: name.into() }
-}
-
-#[test]
-fn a_traffic_policy_goes_to_callers_and_its_limits_to_the_service_alone() {
-    let world = governed(world(), Target::Service(named("ledger")), &[]);
-    let web = build(&world, &sidecar("bank", "web")).unwrap();
-    let with: Vec<_> = web.outbound.iter().filter(|s| s.traffic.is_some()).map(|s| s.service.as_str()).collect();
-    assert_eq!(with, ["east.example/bank/ledger"]);
-    let ledger = build(&world, &sidecar("bank", "ledger")).unwrap();
-    let [limit] = &ledger.inbound[0].rate_limits[..] else { panic!("{:?}", ledger.inbound) };
-    assert_eq!(limit.clients, ["spiffe://east.example/ns/bank/sa/web"]);
-    assert_eq!((limit.requests, limit.per_ms, limit.burst), (5, 1000, 2));
-    let payments = build(&world, &sidecar("bank", "payments")).unwrap();
-    assert!(payments.inbound.iter().all(|service| service.rate_limits.is_empty()));
-}
-
-#[test]
-fn failover_leads_only_to_where_the_service_is_exported_now() {
-    let mut world =
-        governed(world(), Target::Service(named("ledger")), &["west.example", "north.example", "east.example"]);
-    let places = |world: &World| -> Vec<_> {
-        let web = build(world, &sidecar("bank", "web")).unwrap();
-        let ledger = web.outbound.iter().find(|s| s.service == "east.example/bank/ledger").unwrap();
-        let failover = ledger.traffic.as_ref().unwrap().failover.iter();
-        failover.map(|f| (f.priority, f.gateway.as_ref().unwrap().spiffe_id.clone(), f.spiffe_ids.clone())).collect()
-    };
-    assert_eq!(places(&world), [], "west exports no ledger, north is not linked, and the service is east's own");
-    let mut imports = Imports::clone(&world.imports);
-    imports.get_mut(&"west.example".parse().unwrap()).unwrap().services.push(imported("west.example", "ledger"));
-    world.imports = Arc::new(imports);
-    let west = "spiffe://west.example/signet/gateway".to_owned();
-    let ids = vec!["spiffe://west.example/ns/bank/sa/ledger".to_owned()];
-    assert_eq!(places(&world), [(1, west, ids)], "only with identities of the cluster that was named");
-}
-
-#[test]
-fn failover_of_an_import_can_lead_to_the_own_cluster() {
-    let mut world = governed(world(), Target::Import(named("fraud")), &["east.example"]);
-    let mut desired = Desired::clone(world.desired.as_deref().unwrap());
-    desired.services.insert(named("fraud"), service("fraud", 80, Protocol::Http));
-    world.desired = Some(Arc::new(desired));
-    let web = build(&world, &sidecar("bank", "web")).unwrap();
-    let fraud = web.outbound.iter().find(|s| s.service == "west.example/bank/fraud").unwrap();
-    let [to] = &fraud.traffic.as_ref().unwrap().failover[..] else { panic!("{fraud:?}") };
-    assert_eq!((to.endpoints[0].address.as_str(), to.gateway.is_none()), ("127.0.0.1:20080", true));
-    assert_eq!(to.spiffe_ids, ["spiffe://east.example/ns/bank/sa/fraud"]);
-    let own = web.outbound.iter().find(|s| s.service == "east.example/bank/fraud").unwrap();
-    assert!(own.traffic.is_none(), "the policy is of the import, not of the Service of the same name");
 }

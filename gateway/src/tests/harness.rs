@@ -195,8 +195,7 @@ impl Gateway {
 
     pub(super) async fn endpoints(&self, addresses: &[SocketAddr]) {
         self.publish(|wire| {
-            wire.exported[0].endpoints =
-                addresses.iter().map(|a| wire::Endpoint { address: a.to_string(), zone: String::new() }).collect();
+            wire.exported[0].endpoints = addresses.iter().map(|a| wire::Endpoint { address: a.to_string() }).collect();
         })
         .await;
     }
@@ -327,10 +326,7 @@ fn snapshot(version: u64, policy: &str, endpoints: &[SocketAddr]) -> wire::Snaps
             authority: LEDGER_AUTHORITY.to_owned(),
             port: 80,
             spiffe_ids: vec![LEDGER.to_owned()],
-            endpoints: endpoints
-                .iter()
-                .map(|a| wire::Endpoint { address: a.to_string(), zone: String::new() })
-                .collect(),
+            endpoints: endpoints.iter().map(|a| wire::Endpoint { address: a.to_string() }).collect(),
         }],
         ..Default::default()
     }
