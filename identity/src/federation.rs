@@ -186,6 +186,21 @@ impl Federation {
         Ok(relationship)
     }
 
+    /// Ends the relationship with `trust_domain` and gives it as it was; `None` when there was none.
+    ///
+    /// Whoever watches no longer sees its authorities, so that its identities verify nowhere in this trust domain.
+    ///
+    /// # Errors
+    /// When the change could not be written down; the relationship then still stands.
+    pub fn unlink(&self, trust_domain: &TrustDomain) -> Result<Option<Relationship>, StoreError> {
+        let _writing = self.writing.lock();
+        let mut changed = Relationships::clone(&self.state.borrow());
+        let Some(removed) = changed.remove(trust_domain) else { return Ok(None) };
+        self.persist(&changed)?;
+        self.state.send_replace(Arc::new(changed));
+        Ok(Some(removed))
+    }
+
     /// Takes what a poll of `trust_domain`'s endpoint gave. An error leaves the bundle as it was.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 
 mod support;
 
-use signet_api::identity::{AcceptRequest, InviteRequest, ListFederationRequest, Relationship};
+use signet_api::identity::{AcceptRequest, InviteRequest, ListFederationRequest, Relationship, UnlinkRequest};
 use support::{Cluster, WITHIN, entry, eventually, until};
 use tonic::Code;
 
@@ -66,6 +66,28 @@ async fn two_clusters_fetch_each_others_bundles_and_workloads_get_both() {
     east.stop_server().await;
     east.start_server(FEDERATION, "127.0.0.1:0").await;
     assert_eq!(relationship(&east).await.trust_domain, WEST);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unlinked_trust_domain_is_withdrawn_from_workloads_at_once() {
+    let (mut east, west) = (cluster(EAST).await, cluster(WEST).await);
+    let (text, _) = invite(&west).await;
+    east.operator().await.accept(AcceptRequest { invite: text }).await.unwrap();
+    east.write_token().await;
+    east.start_agent().await;
+    eventually("socket", async || support::exists(&east.path("w/web.sock"))).await;
+    let source = east.source("w/web.sock").await;
+    until(&source, "both bundles", |identity| identity.bundles.len() == 2).await;
+
+    let unlink = async |name: &str| {
+        let request = UnlinkRequest { trust_domain: name.to_owned() };
+        east.operator().await.unlink(request).await.map_err(|status| status.code())
+    };
+    assert_eq!(unlink("West!").await.unwrap_err(), Code::InvalidArgument);
+    assert_eq!(unlink("north.bank.example").await.unwrap_err(), Code::NotFound);
+    assert_eq!(unlink(WEST).await.unwrap().into_inner().relationship.unwrap().trust_domain, WEST);
+    let left = until(&source, "the own bundle alone", |identity| identity.bundles.len() == 1).await;
+    assert!(left.bundles.contains_key(&EAST.parse().unwrap()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 use serde::Serialize;
-use signet_api::identity::{AcceptRequest, InviteRequest, ListFederationRequest, Relationship};
+use signet_api::identity::{AcceptRequest, InviteRequest, ListFederationRequest, Relationship, UnlinkRequest};
 
 use crate::arguments::Global;
 use crate::context::{Cluster, Context};
@@ -45,6 +45,14 @@ enum Command {
         #[arg(long)]
         fingerprint: Option<String>,
     },
+    /// Unlink a trust domain at once: its identities are trusted no more. The other side unlinks for itself.
+    Remove {
+        /// The trust domain to unlink, as `signet federation list` names it.
+        trust_domain: String,
+        /// The cluster that unlinks it; without it the one cluster of the context that it is not.
+        #[arg(long)]
+        cluster: Option<String>,
+    },
     /// List the clusters that are linked.
     List {
         /// Of this cluster only.
@@ -66,6 +74,7 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<ExitCod
         Command::Accept { invite, cluster, fingerprint } => {
             accept(&context, &invite, cluster.as_deref(), fingerprint.as_deref()).await
         }
+        Command::Remove { trust_domain, cluster } => remove(&context, &trust_domain, cluster.as_deref()).await,
         Command::List { cluster } => {
             let links = links(&context, cluster.as_deref()).await?;
             output::rows(global.output, &links, "No clusters are linked; see `signet federation invite --help`.")?;
@@ -114,7 +123,7 @@ async fn accept(
             .at(path.display())
             .next("do not accept it; ask the other operator for the invite and its fingerprint again"));
     }
-    let accepting = accepting_cluster(context, cluster, &inviting)?;
+    let accepting = other_cluster(context, cluster, &inviting, "accept the invite")?;
     let answer = Operator::connect(accepting)
         .await?
         .identity()
@@ -128,6 +137,21 @@ async fn accept(
     Ok(ExitCode::SUCCESS)
 }
 
+async fn remove(context: &Context, trust_domain: &str, cluster: Option<&str>) -> Result<ExitCode, Failure> {
+    let unlinking = other_cluster(context, cluster, trust_domain, "unlink it")?;
+    Operator::connect(unlinking)
+        .await?
+        .identity()
+        .unlink(UnlinkRequest { trust_domain: trust_domain.to_owned() })
+        .await
+        .map_err(|status| {
+            failure("cannot unlink", &unlinking.identity, &status).next("signet federation list names what is linked")
+        })?;
+    output::line(&format!("{} no longer trusts identities of {trust_domain}.", unlinking.trust_domain))?;
+    eprintln!("The other cluster still trusts this one until its operator unlinks too.");
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Groups and separators are for the eye.
 fn same_fingerprint(left: &str, right: &str) -> bool {
     let digits = |text: &str| -> String {
@@ -137,17 +161,22 @@ fn same_fingerprint(left: &str, right: &str) -> bool {
     digits(left) == digits(right)
 }
 
-fn accepting_cluster<'a>(context: &'a Context, name: Option<&str>, inviting: &str) -> Result<&'a Cluster, Failure> {
+/// The cluster of the context that is to do `what` about `trust_domain`: the one named, or the only one that is not it.
+fn other_cluster<'a>(
+    context: &'a Context,
+    name: Option<&str>,
+    trust_domain: &str,
+    what: &str,
+) -> Result<&'a Cluster, Failure> {
     if name.is_some() {
         return Ok(context.cluster(name)?.1);
     }
-    let mut others = context.clusters.values().filter(|cluster| cluster.trust_domain != inviting);
+    let mut others = context.clusters.values().filter(|cluster| cluster.trust_domain != trust_domain);
     match (others.next(), others.next()) {
         (Some(cluster), None) => Ok(cluster),
-        (None, _) => {
-            Err(Failure::usage("the invite is this context's own").next("accept it with the other cluster's context"))
-        }
-        _ => Err(Failure::usage("several clusters could accept the invite").next("name one with --cluster")),
+        (None, _) => Err(Failure::usage(format!("`{trust_domain}` is this context's own"))
+            .next("use the other cluster's context to ".to_owned() + what)),
+        _ => Err(Failure::usage(format!("several clusters could {what}")).next("name one with --cluster")),
     }
 }
 

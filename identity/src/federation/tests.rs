@@ -101,3 +101,20 @@ fn a_failed_poll_shows_and_changes_no_key_and_empty_keys_distrust() {
     federation.refreshed(&td, Ok(empty), NOW + 2).unwrap();
     assert!(federation.current().get(&td).unwrap().bundle.authorities.is_empty());
 }
+
+#[test]
+fn an_ended_relationship_is_gone_for_watchers_on_disk_and_for_a_poll_under_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let (text, bundle) = invite_of("west.bank.example", 4);
+    let federation = east(dir.path());
+    federation.accept(&text, NOW).unwrap();
+    let mut watch = federation.watch();
+    watch.mark_unchanged();
+    let td = bundle.trust_domain.clone();
+    assert_eq!(federation.unlink(&td).unwrap().map(|ended| ended.bundle), Some(bundle.clone()));
+    assert!(watch.has_changed().unwrap() && watch.borrow_and_update().is_empty());
+    assert!(east(dir.path()).current().is_empty(), "on disk");
+    federation.refreshed(&td, Ok(TrustBundle { sequence: 5, ..bundle }), NOW + 1).unwrap();
+    assert!(federation.current().is_empty(), "a late answer brings nothing back");
+    assert!(federation.unlink(&td).unwrap().is_none());
+}

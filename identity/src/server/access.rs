@@ -47,6 +47,7 @@ pub const TABLE: &[(&str, &[Role])] = &[
     ("/signet.identity.v1.Operator/ListSvids", READERS),
     ("/signet.identity.v1.Operator/Invite", OPERATORS),
     ("/signet.identity.v1.Operator/Accept", OPERATORS),
+    ("/signet.identity.v1.Operator/Unlink", OPERATORS),
     ("/signet.identity.v1.Operator/ListFederation", READERS),
     ("/signet.identity.v1.Operator/WatchFederation", FOLLOWERS),
 ];

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use futures::{StreamExt, stream::BoxStream};
 use signet_api::identity::{
     AcceptRequest, AcceptResponse, Authority, CreateJoinTokenRequest, CreateJoinTokenResponse, FederationState,
-    InviteRequest, InviteResponse, ListFederationRequest, ListSvidsRequest, ListSvidsResponse,
-    operator_server::Operator,
+    InviteRequest, InviteResponse, ListFederationRequest, ListSvidsRequest, ListSvidsResponse, UnlinkRequest,
+    UnlinkResponse, operator_server::Operator,
 };
+use signet_mtls::TrustDomain;
 use tonic::{Request, Response, Status};
 
 use super::{Shared, access::Caller};
@@ -131,6 +132,23 @@ impl Operator for OperatorService {
             Err(AcceptError::Store(error)) => {
                 Err(internal("the relationship could not be written down; see the server's log", &error))
             }
+        }
+    }
+
+    async fn unlink(&self, request: Request<UnlinkRequest>) -> Result<Response<UnlinkResponse>, Status> {
+        let trust_domain: TrustDomain = request
+            .get_ref()
+            .trust_domain
+            .parse()
+            .map_err(|error| Status::invalid_argument(format!("trust_domain: {error}")))?;
+        match self.0.federation.unlink(&trust_domain) {
+            Ok(Some(relationship)) => {
+                let detail = format!("trust_domain {trust_domain} fingerprint {}", relationship.fingerprint);
+                self.emit(&request, event("identity:federation_unlink", true, "unlinked", detail));
+                Ok(Response::new(UnlinkResponse { relationship: Some(relationship.to_api()) }))
+            }
+            Ok(None) => Err(Status::not_found(format!("`{trust_domain}` is not linked"))),
+            Err(error) => Err(internal("the change could not be written down; see the server's log", &error)),
         }
     }
 

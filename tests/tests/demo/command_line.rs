@@ -1,11 +1,13 @@
 //! The command line's conventions (DESIGN, section 9), and each command on the running mesh.
 
 use std::process::Command;
+use std::time::Duration;
 
 use http::Method;
 use serde_json::Value;
 use signet_tests::cli::{self, signet};
 use signet_tests::demo::{Demo, program};
+use signet_tests::wait::until;
 use signet_tests::{calls, records};
 
 use crate::{Running, Test};
@@ -20,6 +22,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("policy_check_works_on_a_directory_without_a_mesh", policy_check),
     ("audit_query_filters_and_pages", audit_query),
     ("an_altered_invite_is_refused_and_the_links_stay", invites),
+    ("an_unlinked_cluster_is_called_no_more_until_it_is_linked_again", unlink),
 ];
 
 fn check(demo: &Demo) -> Running<'_> {
@@ -119,6 +122,17 @@ fn lists(demo: &Demo) -> Running<'_> {
         let identities = identities.to_string();
         for workload in demo.endpoints().workloads.values() {
             assert!(identities.contains(&workload.spiffe_id), "{} in {identities}", workload.spiffe_id);
+        }
+        let web = demo.workload("east/bank/web")?.spiffe_id.clone();
+        let shown: Value = serde_json::from_str(&signet(demo, &["identity", "show", &web, "-o", "json"])?.stdout)?;
+        assert_eq!((&shown["spiffe_id"], &shown["cluster"]), (&Value::from(web), &Value::from("east")));
+        let kinds: Vec<_> = shown["authorities"].as_array().unwrap().iter().map(|signer| &signer["kind"]).collect();
+        assert!(kinds.contains(&&Value::from("root")) && kinds.contains(&&Value::from("intermediate")), "{shown}");
+        for (nobody, code) in
+            [("spiffe://east.bank.example/ns/bank/sa/nobody", 1), ("spiffe://north.example/x", 1), ("web", 2)]
+        {
+            let output = signet(demo, &["identity", "show", nobody])?;
+            assert_eq!(output.code, code, "{nobody}: {}", output.stderr);
         }
         let services: Value = serde_json::from_str(&signet(demo, &["mesh", "services", "-o", "json"])?.stdout)?;
         let services = services.as_array().expect("a list");
@@ -260,5 +274,40 @@ fn invites(demo: &Demo) -> Running<'_> {
         assert_eq!(again.code, 0, "{}", again.stderr);
         assert_eq!(signet(demo, &["federation", "status"])?.code, 0);
         Ok(())
+    })
+}
+
+/// What web gets of fraud, in the other cluster; `None` while there is no whole answer.
+async fn call_across(demo: &Demo) -> Option<u16> {
+    let uri = "http://fraud.bank.svc.clusterset.local/score?account=1";
+    let web = &demo.workload("east/bank/web").ok()?.outbound;
+    calls::through(web, Method::GET, uri, &[], "").await.ok().map(|answer| answer.status.as_u16())
+}
+
+fn unlink(demo: &Demo) -> Running<'_> {
+    Box::pin(async move {
+        let reached = |wanted: bool, what: &'static str| {
+            until(what, Duration::from_secs(20), move || async move {
+                Ok(((call_across(demo).await == Some(200)) == wanted).then_some(()))
+            })
+        };
+        reached(true, "a call across before").await?;
+        let absent = signet(demo, &["federation", "remove", "north.bank.example", "--cluster", "east"])?;
+        assert_eq!(absent.code, 1, "{}", absent.stderr);
+        assert!(absent.stderr.contains("north.bank.example") && absent.stderr.contains("next:"), "{}", absent.stderr);
+
+        let removed = signet(demo, &["federation", "remove", "west.bank.example"])?;
+        assert_eq!(removed.code, 0, "{}", removed.stderr);
+        reached(false, "east to call west no more").await?;
+        let links: Value = serde_json::from_str(&signet(demo, &["federation", "list", "-o", "json"])?.stdout)?;
+        assert_eq!(links.as_array().map(Vec::len), Some(1), "west still trusts east: {links}");
+
+        let invite = signet(demo, &["federation", "invite", "--cluster", "west"])?;
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("west.invite");
+        std::fs::write(&path, &invite.stdout)?;
+        let accepted = signet(demo, &["federation", "accept", path.to_str().unwrap()])?;
+        assert_eq!(accepted.code, 0, "{}", accepted.stderr);
+        reached(true, "a call across after linking again").await
     })
 }
