@@ -123,6 +123,7 @@ fn request(principal: &'static str, path: &'static str) -> Request<'static> {
             dst_cluster: "a.b",
             dst_port: 80,
         },
+        end_user: None,
         time_us: 1_767_787_200_000_000,
     }
 }

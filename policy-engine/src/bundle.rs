@@ -9,6 +9,7 @@ use cedar_policy::{EntityUid, PolicyId};
 use crate::cache::Cache;
 use crate::compile::{CompiledPolicy, compile};
 use crate::decide::Candidates;
+use crate::end_users::{Issuer, KEYS};
 use crate::entities::{self, ACTION, Teams};
 use crate::index::{ActionNode, Index};
 use crate::problem::Problem;
@@ -25,6 +26,8 @@ pub struct Bundle {
     /// The digest of what was compiled, where that is a slice of the bundle.
     slice_digest: Option<String>,
     pub(crate) settings: Settings,
+    /// JWK sets of issuers of end-user tokens, by path.
+    keys: BTreeMap<String, String>,
     pub(crate) routes: BTreeMap<String, Arc<RouteTable>>,
     pub(crate) policies: Vec<CompiledPolicy>,
     warnings: Vec<Problem>,
@@ -74,6 +77,12 @@ impl Bundle {
             slice_digest,
             teams: Teams::new(&compiled.settings),
             settings: compiled.settings,
+            keys: source
+                .files
+                .iter()
+                .filter(|(path, _)| path.starts_with(KEYS))
+                .map(|(path, text)| (path.clone(), text.clone()))
+                .collect(),
             routes: compiled.routes.into_iter().map(|(service, table)| (service, Arc::new(table))).collect(),
             warnings: compiled.warnings,
             ids: compiled.policies.iter().enumerate().map(|(n, p)| (p.policy.id().clone(), n)).collect(),
@@ -100,6 +109,11 @@ impl Bundle {
 
     pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// The JWK set of an issuer of end-user tokens, where it is a file of the bundle.
+    pub fn keys_of(&self, issuer: &Issuer) -> Option<&str> {
+        self.keys.get(issuer.keys_file.as_deref()?).map(String::as_str)
     }
 
     /// What the validator warns of; a bundle with warnings works.

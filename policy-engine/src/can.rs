@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use thiserror::Error;
 
 use crate::bundle::Bundle;
+use crate::claims::Claims;
 use crate::entities::split_spiffe_id;
 use crate::explain::Explanation;
 use crate::path::{PathError, normalise_path};
@@ -58,6 +59,8 @@ pub struct Question {
     /// The service's host name in its cluster by default.
     pub host: String,
     pub sni: Option<String>,
+    /// None by default.
+    pub end_user: Option<Claims>,
     pub time_us: i64,
 }
 
@@ -100,6 +103,7 @@ impl Question {
             dst_cluster,
             host,
             sni: None,
+            end_user: None,
             time_us,
         })
     }
@@ -122,6 +126,7 @@ impl Question {
                 dst_cluster: &self.dst_cluster,
                 dst_port: self.dst_port,
             },
+            end_user: self.end_user.as_ref(),
             time_us: self.time_us,
         }
     }

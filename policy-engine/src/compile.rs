@@ -45,7 +45,7 @@ pub(crate) struct Compiled {
 pub(crate) fn compile(source: &BundleSource) -> Result<Compiled, Vec<Problem>> {
     let mut problems = Vec::new();
     let parsed = match source.files.get(settings::PATH) {
-        Some(text) => Settings::parse(text).map_err(|found| problems.extend(found)).ok(),
+        Some(text) => Settings::parse(text, &source.files).map_err(|found| problems.extend(found)).ok(),
         None => {
             let missing = Problem::error("settings", &Place::file(settings::PATH), "the file is missing");
             problems.push(missing.help("write at least `version: 1`"));

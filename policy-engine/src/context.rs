@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use cedar_policy_core::ast::{Context, ExtensionFunction, Literal, Name, PartialValue, Value, ValueKind};
 use cedar_policy_core::extensions::Extensions;
 
+use crate::claims::Claims;
 use crate::reads::Reads;
 use crate::request::{Action, Request};
 
@@ -49,10 +50,18 @@ pub(crate) fn build(request: &Request<'_>, reads: Reads) -> Option<Context> {
     if reads.has(Reads::CLOCK) {
         pairs.push(("clock", clock(request.time_us, reads)?));
     }
+    if let Some(claims) = end_user(request).filter(|_| reads.has(Reads::OPTIONAL)) {
+        pairs.push(("jwt", claims.value()));
+    }
     match Value::record(pairs, None).value {
         ValueKind::Record(record) => Some(Context::Value(record)),
         _ => None,
     }
+}
+
+/// Only calls have end users: a connection has no place for a token that the mesh could read.
+fn end_user<'a>(request: &Request<'a>) -> Option<&'a Claims> {
+    request.end_user.filter(|_| matches!(request.action, Action::Http { .. } | Action::Grpc { .. }))
 }
 
 fn net(request: &Request<'_>, reads: Reads) -> Option<Value> {
@@ -147,6 +156,13 @@ pub(crate) fn write_key(request: &Request<'_>, reads: Reads, key: &mut Vec<u8>) 
     }
     text(Reads::SRC_CLUSTER, net.src_cluster);
     text(Reads::DST_CLUSTER, net.dst_cluster);
+    if reads.has(Reads::OPTIONAL) {
+        let claims = end_user(request);
+        text(Reads::OPTIONAL, if claims.is_some() { "some" } else { "none" });
+        if let Some(claims) = claims {
+            claims.write_key(|part| text(Reads::OPTIONAL, part));
+        }
+    }
     if reads.has(Reads::SRC_IP) {
         // As IPv6 every address has one form; `build` takes the canonical one.
         let address = match net.src_ip.to_canonical() {
@@ -222,6 +238,7 @@ mod tests {
             service: "c.d/n/s",
             action,
             net,
+            end_user: None,
             time_us: 1_795_380_067_123_456,
         }
     }
@@ -251,10 +268,17 @@ mod tests {
             Action::GatewayForward { sni: Some("x") },
         ];
         let schema = crate::schema::schema().unwrap();
+        let alice = Claims { issuer: "https://i".to_owned(), subject: "alice".to_owned(), ..Claims::default() };
+        let alice = [alice.clone(), Claims { acr: Some("mfa".to_owned()), ..alice }];
         for action in actions {
-            let context = cedar_policy::Context::from(build(&request(action), Reads::ALL).unwrap());
-            let uid = crate::entities::uid(&crate::entities::ACTION, action.cedar_id()).unwrap();
-            context.validate(schema, &uid).unwrap();
+            for end_user in [None, alice.first(), alice.last()] {
+                let request = Request { end_user, ..request(action) };
+                let context = cedar_policy::Context::from(build(&request, Reads::ALL).unwrap());
+                let uid = crate::entities::uid(&crate::entities::ACTION, action.cedar_id()).unwrap();
+                context.validate(schema, &uid).unwrap();
+                let calls = matches!(action, Action::Http { .. } | Action::Grpc { .. });
+                assert_eq!(context.get("jwt").is_some(), calls && end_user.is_some());
+            }
         }
     }
 

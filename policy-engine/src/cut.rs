@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::bundle::Bundle;
+use crate::end_users::KEYS;
 use crate::entities::{self, Subject};
 use crate::index::{ActionNode, Scopes};
 use crate::request::{ACTIONS, Principal};
@@ -42,7 +43,7 @@ impl Reach<'_> {
 }
 
 impl Bundle {
-    /// The slice for `needs`: `signet.yaml` and the policies that can match, in their files and in their order. Compile
+    /// The slice for `needs`: `signet.yaml` with the keys that it names, and the policies that can match, in their files and in their order. Compile
     /// it with [`Bundle::compile_slice`]. Costs a few scope tests for each policy of the bundle.
     ///
     /// `source` is what this bundle was compiled from.
@@ -52,6 +53,9 @@ impl Bundle {
         if let Some(text) = source.files.get(settings::PATH) {
             files.insert(settings::PATH.to_owned(), text.clone());
         }
+        // Facts go whole, and the keys that they name with them.
+        let keys = source.files.iter().filter(|(path, _)| path.starts_with(KEYS));
+        files.extend(keys.map(|(path, text)| (path.clone(), text.clone())));
         for (position, policy) in self.policies.iter().enumerate() {
             // A policy that the index does not know would be kept: leaving out is what needs a reason.
             let wanted =

@@ -207,6 +207,7 @@ mod tests {
         Settings::parse(
             "version: 1\nteams: {core: {workloads: [a.b/bank/web, 'spiffe://a.b/signet/gateway']}}\n\
              services: {a.b/bank/ledger: {teams: [core], data_class: restricted, routes: ['GET /a']}}\n",
+            &BTreeMap::new(),
         )
         .unwrap()
         .0

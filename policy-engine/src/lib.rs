@@ -12,10 +12,12 @@
 mod bundle;
 mod cache;
 mod can;
+mod claims;
 mod compile;
 mod context;
 mod cut;
 mod decide;
+mod end_users;
 mod entities;
 mod explain;
 mod explain_text;
@@ -32,7 +34,9 @@ mod source;
 
 pub use bundle::{Bundle, PolicyInfo, RouteMatch};
 pub use can::{CanError, Question};
+pub use claims::Claims;
 pub use cut::Needs;
+pub use end_users::{EndUsers, Issuer};
 pub use explain::{Clause, Explanation, Nearest, PolicyRef};
 pub use path::{PathError, normalise_path};
 pub use problem::{Lines, Place, Problem, Severity};

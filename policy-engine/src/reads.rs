@@ -24,7 +24,7 @@ impl Reads {
     pub(crate) const HOST: Reads = Reads(1 << 9);
     pub(crate) const SERVICE: Reads = Reads(1 << 10);
     pub(crate) const SNI: Reads = Reads(1 << 11);
-    /// End-user claims and break-glass: optional attributes that no request carries yet.
+    /// End-user claims and break-glass: optional attributes. No request carries break-glass yet.
     pub(crate) const OPTIONAL: Reads = Reads(1 << 12);
     pub(crate) const NET: Reads = Reads(0b1111);
     pub(crate) const CLOCK: Reads = Reads(0b111 << 4);

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::claims::Claims;
+
 /// Who calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Principal<'a> {
@@ -92,6 +94,8 @@ pub struct Request<'a> {
     pub service: &'a str,
     pub action: Action<'a>,
     pub net: Net<'a>,
+    /// What a verified token says of the end user; `None` where there is none, and for TCP.
+    pub end_user: Option<&'a Claims>,
     /// UTC, microseconds since the Unix epoch.
     pub time_us: i64,
 }

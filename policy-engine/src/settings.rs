@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::end_users::EndUsers;
 use crate::problem::{Place, Problem};
 use crate::route::RouteTable;
 
@@ -35,6 +36,9 @@ pub struct Settings {
     pub floors: Floors,
     #[serde(default)]
     pub personal: Personal,
+    /// Whose tokens say who the end user is.
+    #[serde(default)]
+    pub end_users: EndUsers,
     /// Whether control may go back to the last bundle by itself.
     #[serde(default)]
     pub automatic_return: bool,
@@ -179,8 +183,11 @@ pub(crate) fn is_segment(text: &str) -> bool {
 }
 
 impl Settings {
-    /// Parses `signet.yaml` and the routes in it, or says everything that is wrong with it.
-    pub(crate) fn parse(text: &str) -> Result<(Self, BTreeMap<String, RouteTable>), Vec<Problem>> {
+    /// Parses `signet.yaml` and the routes in it, or says everything that is wrong with it. `files` are the bundle's.
+    pub(crate) fn parse(
+        text: &str,
+        files: &BTreeMap<String, String>,
+    ) -> Result<(Self, BTreeMap<String, RouteTable>), Vec<Problem>> {
         let settings: Settings = serde_saphyr::from_str(text).map_err(|error| vec![yaml_problem(PATH, &error)])?;
         let mut problems = Vec::new();
         let mut refuse = |needle: &str, message: String, help: &str| {
@@ -221,6 +228,9 @@ impl Settings {
                     "declare the team under `teams`, with `workloads: []` if it has none",
                 );
             }
+        }
+        for (place, message, help) in settings.end_users.check(files) {
+            refuse(&place, message, help);
         }
         let mut tables = BTreeMap::new();
         for (id, facts) in &settings.services {
@@ -271,12 +281,12 @@ mod tests {
     use super::*;
 
     fn problem(text: &str) -> Problem {
-        Settings::parse(text).unwrap_err().remove(0)
+        Settings::parse(text, &BTreeMap::new()).unwrap_err().remove(0)
     }
 
     #[test]
     fn defaults_are_production_and_internal() {
-        let (settings, routes) = Settings::parse("version: 1\n").unwrap();
+        let (settings, routes) = Settings::parse("version: 1\n", &BTreeMap::new()).unwrap();
         assert_eq!(settings.defaults, Defaults { env: Env::Prod, data_class: DataClass::Internal });
         assert!(routes.is_empty() && !settings.automatic_return);
     }

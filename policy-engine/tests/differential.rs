@@ -200,6 +200,7 @@ impl Asked {
                 method => Action::Http { method, path: self.path, host: self.host },
             },
             net: Net { src_ip: self.ip, src_cluster: self.src_cluster, dst_cluster: "a.b", dst_port: self.port },
+            end_user: None,
             time_us: self.time_us,
         }
     }

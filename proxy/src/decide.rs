@@ -317,7 +317,14 @@ fn evaluate(bundle: Option<&Bundle>, call: &Call<'_>, time_us: i64) -> Decision 
 }
 
 fn request<'a>(call: &Call<'a>, time_us: i64) -> Request<'a> {
-    Request { principal: call.principal(), service: call.service, action: call.action, net: call.net(), time_us }
+    Request {
+        principal: call.principal(),
+        service: call.service,
+        action: call.action,
+        net: call.net(),
+        end_user: None,
+        time_us,
+    }
 }
 
 /// UUID v7 from the decision's time. The random part only has to be unique, so it needs no system call.

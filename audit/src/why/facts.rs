@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use signet_policy::{Action, Net, Principal, Request};
+use signet_policy::{Action, Claims, Net, Principal, Request};
 use signet_spool::Record;
 
 /// What the record says, ready to be borrowed by a request.
@@ -10,6 +10,8 @@ pub(super) struct Facts<'a> {
     record: &'a Record,
     /// gRPC service and method.
     call: Option<(&'a str, &'a str)>,
+    /// Of the end user; the name of the claim that is not there any more.
+    claims: Result<Option<Claims>, &'static str>,
 }
 
 impl<'a> Facts<'a> {
@@ -22,11 +24,12 @@ impl<'a> Facts<'a> {
             (Some(service), Some(method)) => Some((service, method)),
             _ => record.path.as_deref().and_then(|path| path.trim_start_matches('/').rsplit_once('/')),
         };
-        Self { record, call }
+        let claims = Claims::from_pairs(record.context.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        Self { record, call, claims }
     }
 
     /// The request, or why it cannot be made.
-    pub(super) fn request(&self) -> Result<Request<'a>, String> {
+    pub(super) fn request(&self) -> Result<Request<'_>, String> {
         let record = self.record;
         let named = |name: &str| value(record, name);
         let absent = |what: &str| {
@@ -77,6 +80,7 @@ impl<'a> Facts<'a> {
                 dst_cluster: named("dst_cluster").unwrap_or_else(|| service.split('/').next().unwrap_or_default()),
                 dst_port: dst_port.parse().map_err(|_| format!("`{dst_port}` is no port"))?,
             },
+            end_user: self.claims.as_ref().map_err(|name| absent(&format!("end user's `{name}`")))?.as_ref(),
             time_us: record.time_us,
         })
     }

@@ -1,11 +1,12 @@
 //! Decision tables: `tests/**/*.yaml`, a repository's own statement of what its policies do.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use serde_saphyr::Spanned;
-use signet_policy::{Bundle, BundleSource, Effect, Place, Problem, Question};
+use signet_policy::{Bundle, BundleSource, Claims, Effect, Place, Problem, Question};
 
 /// Wednesday, 7 January 2026, noon UTC: when a case happens that gives no time.
 const NOON: &str = "2026-01-07T12:00:00Z";
@@ -43,6 +44,19 @@ struct Overrides {
     host: Option<String>,
     sni: Option<String>,
     time: Option<String>,
+    jwt: Option<Jwt>,
+}
+
+/// The end user of a case, as `context.jwt` of the schema.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Jwt {
+    iss: String,
+    sub: String,
+    aud: BTreeSet<String>,
+    scopes: BTreeSet<String>,
+    groups: BTreeSet<String>,
+    acr: Option<String>,
 }
 
 /// A case that was read and understood.
@@ -111,13 +125,21 @@ fn understand(path: &str, raw: RawCase) -> Result<Case, Problem> {
     let words = raw.method.as_deref().or(raw.path.as_deref());
     let mut question = Question::new(&raw.principal, &raw.action, &raw.resource, words, time.as_microsecond())
         .map_err(|e| fail(e.to_string()))?;
-    let Overrides { src_ip, src_cluster, dst_cluster, dst_port, host, sni, time: _ } = raw.context;
+    let Overrides { src_ip, src_cluster, dst_cluster, dst_port, host, sni, time: _, jwt } = raw.context;
     question.src_ip = src_ip.unwrap_or(question.src_ip);
     question.src_cluster = src_cluster.unwrap_or(question.src_cluster);
     question.dst_cluster = dst_cluster.unwrap_or(question.dst_cluster);
     question.dst_port = dst_port.unwrap_or(question.dst_port);
     question.host = host.unwrap_or(question.host);
     question.sni = sni;
+    question.end_user = jwt.map(|Jwt { iss, sub, aud, scopes, groups, acr }| Claims {
+        issuer: iss,
+        subject: sub,
+        audiences: aud,
+        scopes,
+        groups,
+        acr,
+    });
     Ok(Case { path: path.to_owned(), line, name, question, expect: raw.expect, policy: raw.policy })
 }
 

@@ -29,11 +29,12 @@ pub(crate) fn is_wanted(path: &str) -> bool {
         || within("policies/", &[".cedar"])
         || within("invariants/", &[".cedar"])
         || within("tests/", &[".yaml", ".yml"])
+        || within("keys/", &[".json"])
 }
 
 /// Whether files below this folder can belong to a bundle.
 pub(crate) fn is_wanted_folder(path: &str) -> bool {
-    matches!(path.split('/').next(), Some("policies" | "invariants" | "tests"))
+    matches!(path.split('/').next(), Some("policies" | "invariants" | "tests" | "keys"))
 }
 
 #[cfg(test)]
@@ -42,10 +43,19 @@ mod tests {
 
     #[test]
     fn bundle_files_are_known_by_place_and_ending() {
-        for path in ["signet.yaml", "policies/a.cedar", "policies/a/b.cedar", "tests/x.yml", "invariants/i.cedar"] {
+        for path in [
+            "signet.yaml",
+            "policies/a.cedar",
+            "policies/a/b.cedar",
+            "tests/x.yml",
+            "invariants/i.cedar",
+            "keys/a.json",
+        ] {
             assert!(is_wanted(path), "{path}");
         }
-        for path in ["x/signet.yaml", "policies/README.md", "a.cedar", "tests/x.cedar", "policiesx/a.cedar"] {
+        for path in
+            ["x/signet.yaml", "policies/README.md", "a.cedar", "tests/x.cedar", "policiesx/a.cedar", "keys/a.pem"]
+        {
             assert!(!is_wanted(path), "{path}");
         }
         assert!(is_wanted_folder("policies/a") && !is_wanted_folder("docs"));
