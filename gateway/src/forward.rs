@@ -89,6 +89,7 @@ impl Forward {
             action: ACTION,
             dst_cluster: &self.cluster,
             dst_port: self.exported.port,
+            end_user: None,
             trace_id: Some(self.trace_id),
             received: self.received,
         }
@@ -151,6 +152,7 @@ async fn connect(
             action: ACTION,
             dst_cluster: &cluster,
             dst_port: 0,
+            end_user: None,
             trace_id: Some(trace_id),
             received,
         };

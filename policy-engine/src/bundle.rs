@@ -111,9 +111,9 @@ impl Bundle {
         &self.settings
     }
 
-    /// The JWK set of an issuer of end-user tokens, where it is a file of the bundle.
+    /// The JWK set of an issuer of end-user tokens.
     pub fn keys_of(&self, issuer: &Issuer) -> Option<&str> {
-        self.keys.get(issuer.keys_file.as_deref()?).map(String::as_str)
+        self.keys.get(&issuer.keys_file).map(String::as_str)
     }
 
     /// What the validator warns of; a bundle with warnings works.

@@ -23,12 +23,8 @@ pub struct Issuer {
     pub issuer: String,
     /// One of these has to be in `aud`.
     pub audiences: BTreeSet<String>,
-    /// A JWK set (RFC 7517) in the repository: `keys/<name>.json`.
-    #[serde(default)]
-    pub keys_file: Option<String>,
-    /// Where the issuer publishes its JWK set: `https://..`. The control plane fetches it.
-    #[serde(default)]
-    pub keys_url: Option<String>,
+    /// A JWK set (RFC 7517) in the repository: `keys/<name>.json`. Which keys count is signed as policies are.
+    pub keys_file: String,
     /// `<trust domain>/<namespace>/<name>` of the services that take its tokens; all where it is left out.
     #[serde(default)]
     pub services: BTreeSet<String>,
@@ -66,29 +62,20 @@ impl EndUsers {
             if issuer.audiences.is_empty() || issuer.audiences.contains("") {
                 refuse("has no audience".to_owned(), "name the `aud` that its tokens for your services carry");
             }
-            match (&issuer.keys_file, &issuer.keys_url) {
-                (Some(path), None) => {
-                    let keys = files.get(path).map(|text| count_keys(text).unwrap_or(0));
-                    if !path.starts_with(KEYS) || !path.ends_with(".json") {
-                        refuse(format!("has its keys in `{path}`"), "files of keys are `keys/<name>.json`");
-                    } else if keys.is_none() {
-                        refuse(
-                            format!("has its keys in `{path}`, which is not there"),
-                            "put its JWK set into the repository as `keys/<name>.json`",
-                        );
-                    } else if keys == Some(0) {
-                        refuse(
-                            format!("has its keys in `{path}`, which is no JWK set"),
-                            "write what the issuer serves at its `jwks_uri`: {\"keys\": [..]}",
-                        );
-                    }
-                }
-                (None, Some(url)) if url.starts_with("https://") && url.len() > 8 => {}
-                (None, Some(url)) => refuse(format!("has `{url}` as `keys_url`"), "only https:// URLs are fetched"),
-                _ => refuse(
-                    "has not exactly one of `keys_file` and `keys_url`".to_owned(),
-                    "say where its keys are: a file of this repository, or an https:// URL",
-                ),
+            let path = &issuer.keys_file;
+            let keys = files.get(path).map(|text| count_keys(text).unwrap_or(0));
+            if !path.starts_with(KEYS) || !path.ends_with(".json") {
+                refuse(format!("has its keys in `{path}`"), "files of keys are `keys/<name>.json`");
+            } else if keys.is_none() {
+                refuse(
+                    format!("has its keys in `{path}`, which is not there"),
+                    "put its JWK set into the repository as `keys/<name>.json`",
+                );
+            } else if keys == Some(0) {
+                refuse(
+                    format!("has its keys in `{path}`, which is no JWK set"),
+                    "write what the issuer serves at its `jwks_uri`: {\"keys\": [..]}",
+                );
             }
             if let Some(service) = issuer.services.iter().find(|id| crate::settings::split_id(id).is_none()) {
                 refuse(format!("names `{service}`"), "services are `<trust domain>/<namespace>/<name>`");
@@ -124,22 +111,21 @@ mod tests {
             compile("      audiences: [ledger]\n      keys_file: keys/a.json\n", Some("{\"keys\":[{}]}")).unwrap();
         let issuer = &good.settings().end_users.issuers[0];
         assert!(issuer.serves("a.b/c/d") && issuer.groups_claim == "groups");
-        assert!(compile("      audiences: [ledger]\n      keys_url: https://a/jwks\n", None).is_ok());
         let table = [
-            ("      audiences: []\n      keys_url: https://a/jwks\n", "has no audience"),
-            ("      audiences: [x]\n", "exactly one"),
-            ("      audiences: [x]\n      keys_url: http://a/jwks\n", "http://a/jwks"),
+            ("      audiences: []\n      keys_file: keys/a.json\n", "has no audience"),
+            ("      audiences: [x]\n", "keys_file"),
+            ("      audiences: [x]\n      keys_url: https://a/jwks\n", "keys_url"),
             ("      audiences: [x]\n      keys_file: keys/a.json\n", "is not there"),
             ("      audiences: [x]\n      keys_file: a.json\n", "a.json"),
-            ("      audiences: [x]\n      keys_file: keys/a.json\n      keys_url: https://a/jwks\n", "exactly one"),
-            ("      audiences: [x]\n      keys_url: https://a/j\n      services: [ledger]\n", "`ledger`"),
+            ("      audiences: [x]\n      keys_file: keys/a.json\n      services: [ledger]\n", "`ledger`"),
             (
-                "      audiences: [x]\n      keys_url: https://a/j\n    - issuer: https://a\n      audiences: [x]\n      keys_url: https://a/j\n",
+                "      audiences: [x]\n      keys_file: keys/a.json\n    - issuer: https://a\n      audiences: [x]\n      keys_file: keys/a.json\n",
                 "twice",
             ),
         ];
         for (text, word) in table {
-            let problem = compile(text, None).err().unwrap();
+            let keys = (!word.contains("not there")).then_some("{\"keys\":[{}]}");
+            let problem = compile(text, keys).err().unwrap();
             assert!(problem.contains(word) && problem.contains("signet.yaml:"), "{text}: {problem}");
         }
         let empty = compile("      audiences: [x]\n      keys_file: keys/a.json\n", Some("{\"keys\":[]}"));

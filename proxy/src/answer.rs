@@ -2,7 +2,7 @@
 //!
 //! They name the decision's id or a stable error code and one plain sentence, and nothing about policy or topology.
 
-use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Response, StatusCode, Version};
 use uuid::Uuid;
 
@@ -59,6 +59,22 @@ pub(crate) fn denied(form: Form, decision: Uuid) -> Response<Body> {
     let mut response = match form {
         Form::Grpc => grpc(HeaderValue::from_static("7"), HeaderValue::from_static("denied by policy")),
         Form::Http => text(StatusCode::FORBIDDEN, format!("denied by policy, decision {}\n", decision.hyphenated())),
+    };
+    response.headers_mut().insert(headers::DECISION, headers::id_value(decision));
+    response
+}
+
+/// 401 (RFC 6750, section 3.1) or UNAUTHENTICATED, with the decision's id: the caller has to come with another token.
+pub(crate) fn token_refused(form: Form, decision: Uuid) -> Response<Body> {
+    let mut response = match form {
+        Form::Grpc => grpc(HeaderValue::from_static("16"), HeaderValue::from_static("the token was refused")),
+        Form::Http => {
+            let decision = decision.hyphenated();
+            let mut response = text(StatusCode::UNAUTHORIZED, format!("the token was refused, decision {decision}\n"));
+            let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
+            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+            response
+        }
     };
     response.headers_mut().insert(headers::DECISION, headers::id_value(decision));
     response

@@ -26,6 +26,7 @@ use text::CallText;
 
 use crate::metrics::Metrics;
 use crate::snapshot::Snapshot;
+use crate::token::{EndUser, Presented, Tokens};
 
 /// What the caller has to enforce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub struct Verdict {
     pub allow: bool,
     /// UTC microseconds after which an open stream is decided again.
     pub expires_at_us: Option<i64>,
+    /// Denied because the end user's token was refused.
+    pub token_refused: bool,
 }
 
 /// Reasons that are not the policy engine's. Stable: records carry them.
@@ -57,9 +60,15 @@ pub struct Recorder {
     pub durability: Durability,
 }
 
+/// What decisions are made with: replaced as a whole.
+struct InForce {
+    bundle: Arc<Bundle>,
+    tokens: Option<Tokens>,
+}
+
 /// Decides and records. Shared by all connections of a proxy.
 pub struct Enforcer {
-    bundle: ArcSwapOption<Bundle>,
+    in_force: ArcSwapOption<InForce>,
     identity: ArcSwap<Identity>,
     recorder: Option<Recorder>,
     metrics: Arc<Metrics>,
@@ -75,7 +84,7 @@ impl Enforcer {
     #[must_use]
     pub fn new(recorder: Option<Recorder>, identity: Arc<Identity>, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
-            bundle: ArcSwapOption::empty(),
+            in_force: ArcSwapOption::empty(),
             identity: ArcSwap::new(identity),
             recorder,
             metrics,
@@ -122,7 +131,16 @@ impl Enforcer {
 
     /// Takes over a snapshot's bundle. [`Enforcer::follow`] does it; tests and one-shot uses call it directly.
     pub fn take_snapshot(&self, snapshot: &Snapshot) {
-        self.bundle.store(snapshot.bundle.clone());
+        let old = self.in_force.load();
+        match (&snapshot.bundle, old.as_ref()) {
+            // Verified tokens stay known.
+            (Some(new), Some(old)) if Arc::ptr_eq(new, &old.bundle) => {}
+            (Some(new), _) => {
+                let tokens = Tokens::of(new, &self.metrics);
+                self.in_force.store(Some(Arc::new(InForce { bundle: Arc::clone(new), tokens })));
+            }
+            (None, _) => self.in_force.store(None),
+        }
         self.metrics.snapshot_version.set(i64::try_from(snapshot.version).unwrap_or(i64::MAX));
     }
 
@@ -169,62 +187,117 @@ impl Enforcer {
     /// Whether decisions can be made and recorded at all.
     #[must_use]
     pub fn has_bundle(&self) -> bool {
-        self.bundle.load().is_some()
+        self.in_force.load().is_some()
     }
 
     /// Whether the bundle declares the external service `name` with this host.
     #[must_use]
     pub fn declares_external(&self, name: &str, host: &str) -> bool {
-        let bundle = self.bundle.load();
-        let facts = bundle.as_ref().and_then(|bundle| bundle.settings().external_services.get(name));
+        let in_force = self.in_force.load();
+        let facts = in_force.as_ref().and_then(|now| now.bundle.settings().external_services.get(name));
         facts.is_some_and(|facts| facts.host.eq_ignore_ascii_case(host))
+    }
+
+    /// Whether end users' tokens are read for a service.
+    #[must_use]
+    pub fn reads_tokens(&self, service: &str) -> bool {
+        self.in_force.load().as_ref().and_then(|now| now.tokens.as_ref()).is_some_and(|tokens| tokens.serve(service))
     }
 
     /// Decides by policy and records.
     pub async fn decide(&self, call: &Call<'_>) -> Verdict {
-        let bundle = self.bundle.load_full();
+        let in_force = self.in_force.load_full();
+        let bundle = in_force.as_deref().map(|now| now.bundle.as_ref());
         let now = now_us();
-        let decision = evaluate(bundle.as_deref(), call, now);
+        let decision = evaluate(bundle, call, now);
         let reason = decision.reason.as_str();
-        self.conclude(call, bundle.as_deref(), &decision, reason, None, now).await
+        self.conclude(call, bundle, &decision, reason, None, now).await
+    }
+
+    /// As [`Enforcer::decide`], for the end user whom a request presents. Where the bundle declares issuers for the
+    /// service, a token that none of them vouches for is denied; elsewhere tokens are the application's.
+    pub async fn decide_for(&self, asked: &mut Asked, presented: Presented<'_>) -> Verdict {
+        let in_force = self.in_force.load_full();
+        let bundle = in_force.as_deref().map(|now| now.bundle.as_ref());
+        let tokens = in_force.as_deref().and_then(|now| now.tokens.as_ref());
+        let now = now_us();
+        asked.end_user = None;
+        if let Some(tokens) = tokens.filter(|tokens| tokens.serve(&asked.service)) {
+            match tokens.end_user(&asked.service, presented, now) {
+                Ok(user) => asked.end_user = user,
+                Err(error) => {
+                    let decision = Decision::deny(Reason::InvalidRequest);
+                    let verdict = self.conclude(&asked.call(), bundle, &decision, error.reason(), None, now).await;
+                    return Verdict { token_refused: true, ..verdict };
+                }
+            }
+        }
+        let call = asked.call();
+        let decision = evaluate(bundle, &call, now);
+        let reason = decision.reason.as_str();
+        let verdict = self.conclude(&call, bundle, &decision, reason, None, now).await;
+        let ends = call.end_user.map(EndUser::expires_us);
+        Verdict { expires_at_us: [verdict.expires_at_us, ends].into_iter().flatten().min(), ..verdict }
     }
 
     /// As [`Enforcer::decide`], with what an earlier decision of the same peer about the same service left in `slice`.
-    pub async fn decide_sliced(&self, call: &Call<'_>, slice: &mut Option<Slice>) -> Verdict {
-        let Some(bundle) = self.bundle.load_full() else { return self.decide(call).await };
+    /// `None`: tokens are read for the service, so [`Enforcer::decide_for`] has to decide.
+    pub async fn decide_sliced(&self, call: &Call<'_>, slice: &mut Option<Slice>) -> Option<Verdict> {
+        let Some(in_force) = self.in_force.load_full() else { return Some(self.decide(call).await) };
+        if in_force.tokens.as_ref().is_some_and(|tokens| tokens.serve(call.service)) {
+            return None;
+        }
+        let bundle = &in_force.bundle;
         let now = now_us();
         let known = match slice {
-            Some(known) if Arc::ptr_eq(known.bundle(), &bundle) => known,
+            Some(known) if Arc::ptr_eq(known.bundle(), bundle) => known,
             _ => slice.insert(bundle.slice(call.principal(), call.service)),
         };
         let decision = known.decide(&request(call, now));
         let reason = decision.reason.as_str();
-        self.conclude(call, Some(&bundle), &decision, reason, None, now).await
+        Some(self.conclude(call, Some(bundle), &decision, reason, None, now).await)
     }
 
     /// Denies for a reason of the data plane's own, and records.
     pub async fn deny(&self, call: &Call<'_>, reason: &'static str) -> Verdict {
-        let bundle = self.bundle.load_full();
+        let in_force = self.in_force.load_full();
+        let bundle = in_force.as_deref().map(|now| now.bundle.as_ref());
         let decision = Decision::deny(Reason::InvalidRequest);
-        self.conclude(call, bundle.as_deref(), &decision, reason, None, now_us()).await
+        self.conclude(call, bundle, &decision, reason, None, now_us()).await
     }
 
     /// Decides an open connection or stream again. A deny is a decision of its own and is recorded; an allow changes
     /// nothing, and the record that opened the call stands.
+    ///
+    /// Once its end user's token has ended, or nobody vouches for it any more, a call goes on only if it would be
+    /// allowed without an end user too.
     pub async fn decide_again(&self, call: &Call<'_>, opened_by: Uuid, serves: Serves) -> Again {
-        let bundle = self.bundle.load_full();
+        let in_force = self.in_force.load_full();
+        let bundle = in_force.as_deref().map(|now| now.bundle.as_ref());
         let now = now_us();
-        let mut decision = evaluate(bundle.as_deref(), call, now);
+        let mut detail = format!("closed an open call that decision {opened_by} had allowed");
+        let mut call = *call;
+        let mut decision = evaluate(bundle, &call, now);
+        let mut ends = call.end_user.map(EndUser::expires_us);
+        if let Some(user) = call.end_user
+            && decision.effect == Effect::Allow
+            && !in_force.as_deref().is_some_and(|now_in_force| now_in_force.vouches(user, call.service, now))
+        {
+            // INVARIANT: what policies say against this end user was asked above and still counts.
+            ends = None;
+            call.end_user = None;
+            decision = evaluate(bundle, &call, now);
+            detail.push_str("; its end user's token had ended");
+        }
         let mut reason = decision.reason.as_str();
         if let Serves::No(why) = serves {
             decision = Decision::deny(Reason::InvalidRequest);
             reason = why;
         }
         if decision.effect == Effect::Allow {
-            return Again::GoesOn { expires_at_us: decision.expires_at_us };
+            return Again::GoesOn { expires_at_us: [decision.expires_at_us, ends].into_iter().flatten().min() };
         }
-        let detail = format!("closed an open call that decision {opened_by} had allowed");
-        Again::Closed(self.conclude(call, bundle.as_deref(), &decision, reason, Some(detail), now).await)
+        Again::Closed(self.conclude(&call, bundle, &decision, reason, Some(detail), now).await)
     }
 
     async fn conclude(
@@ -280,7 +353,7 @@ impl Enforcer {
         };
         self.metrics.decided(allow, call.received.elapsed());
         match kept {
-            Ok(()) => Verdict { decision_id, allow, expires_at_us },
+            Ok(()) => Verdict { decision_id, allow, expires_at_us, token_refused: false },
             Err(error) => {
                 // Rate is bounded by the calls themselves; the metric is what alerts.
                 if self.metrics.unrecorded() {
@@ -289,9 +362,15 @@ impl Enforcer {
                         "a decision could not be recorded; the call is denied"
                     );
                 }
-                Verdict { decision_id, allow: false, expires_at_us }
+                Verdict { decision_id, allow: false, expires_at_us, token_refused: false }
             }
         }
+    }
+}
+
+impl InForce {
+    fn vouches(&self, user: &EndUser, service: &str, now_us: i64) -> bool {
+        self.tokens.as_ref().is_some_and(|tokens| tokens.vouch(user, service, now_us))
     }
 }
 
@@ -322,7 +401,7 @@ fn request<'a>(call: &Call<'a>, time_us: i64) -> Request<'a> {
         service: call.service,
         action: call.action,
         net: call.net(),
-        end_user: None,
+        end_user: call.end_user.map(EndUser::claims),
         time_us,
     }
 }

@@ -87,6 +87,7 @@ impl Asked {
             action: Action::EgressConnect { sni: self.sni.as_deref() },
             dst_cluster: "",
             dst_port: self.external.port,
+            end_user: None,
             trace_id: self.trace_id,
             received: self.received,
         }

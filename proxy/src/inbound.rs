@@ -30,6 +30,7 @@ use crate::refusal::Refusals;
 use crate::serve::{self, Stop};
 use crate::snapshot::{InboundService, Protocol, Snapshot};
 use crate::tls::{self, Wire};
+use crate::token::Presented;
 use crate::upstream::{Shared, Upstream};
 
 /// On a permissive TCP port a client that says nothing may be one whose server speaks first; TLS clients never wait.
@@ -196,6 +197,7 @@ impl Inbound {
                 action: Action::TcpConnect { sni: None },
                 dst_cluster: cluster_of(service),
                 dst_port,
+                end_user: None,
                 trace_id: None,
                 received,
             };
@@ -208,12 +210,12 @@ impl Inbound {
     }
 
     /// Decides for every service of the port. All must permit; the first that does not is the answer.
-    async fn decide(&self, port: &Port, asked: &mut Asked) -> Verdict {
+    async fn decide(&self, port: &Port, asked: &mut Asked, presented: Presented<'_>) -> Verdict {
         let mut verdict = None;
         for service in &port.services {
             asked.service = Arc::clone(&service.service);
             asked.dst_port = service.port;
-            let one = self.enforcer.decide(&asked.call()).await;
+            let one = self.enforcer.decide_for(asked, presented).await;
             if !one.allow {
                 return one;
             }

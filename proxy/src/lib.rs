@@ -30,5 +30,6 @@ pub mod sidecar;
 pub mod snapshot;
 mod tcp;
 pub mod tls;
+pub mod token;
 mod trace;
 pub mod upstream;

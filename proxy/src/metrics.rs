@@ -38,7 +38,7 @@ struct CauseLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct PoolLabels {
+struct EventLabels {
     event: &'static str,
 }
 
@@ -74,6 +74,9 @@ pub struct Metrics {
     pub mirrored: Counter,
     pub mirror_skipped: Counter,
     pub snapshot_version: Gauge,
+    pub tokens_verified: Counter,
+    pub tokens_known: Counter,
+    pub tokens_refused: Counter,
     bytes_in: Counter,
     bytes_out: Counter,
 }
@@ -113,9 +116,12 @@ impl Metrics {
         registry.register("signet_proxy_decisions", "Decisions made and recorded", decisions.clone());
         // A closure each: a family's guard lives to the end of its statement, and a second look inside it deadlocks.
         let decided = |decision: &'static str| decisions.get_or_create(&DecisionLabels { decision }).clone();
-        let pool = Family::<PoolLabels, Counter>::default();
+        let pool = Family::<EventLabels, Counter>::default();
         registry.register("signet_proxy_pool", "What became of upstream connections", pool.clone());
-        let pooled = |event: &'static str| pool.get_or_create(&PoolLabels { event }).clone();
+        let pooled = |event: &'static str| pool.get_or_create(&EventLabels { event }).clone();
+        let token = Family::<EventLabels, Counter>::default();
+        registry.register("signet_proxy_end_user_tokens", "What became of end users' tokens", token.clone());
+        let tokens = |event: &'static str| token.get_or_create(&EventLabels { event }).clone();
         let metrics = Self {
             inbound,
             outbound,
@@ -133,6 +139,9 @@ impl Metrics {
             mirrored: Counter::default(),
             mirror_skipped: Counter::default(),
             snapshot_version: Gauge::default(),
+            tokens_verified: tokens("accepted"),
+            tokens_known: tokens("remembered"),
+            tokens_refused: tokens("refused"),
             bytes_in: Counter::default(),
             bytes_out: Counter::default(),
         };

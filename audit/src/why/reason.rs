@@ -66,6 +66,18 @@ fn meaning(reason: &str) -> String {
         "alpn" => "the client offered no protocol of the mesh",
         "timeout" => "the handshake took too long",
         "protocol" => "what came was not the protocol of the port",
+        "token_ambiguous" => "the request had more than one `Authorization` header",
+        "token_oversized" => "the end user's token, or a claim of it, is longer than a record can keep",
+        "token_malformed" => {
+            "the end user's token is not a signed JWT in compact form with `iss`, `sub`, `aud` and `exp`"
+        }
+        "token_unknown_issuer" => "`signet.yaml` declares no such issuer of end users' tokens for the service",
+        "token_unknown_key" => "the token's `kid` names none of the keys that its issuer has in the policy repository",
+        "token_algorithm" => "the token's `alg` is not the algorithm of the key that it names",
+        "token_signature" => "the signature of the end user's token is wrong",
+        "token_expired" => "the end user's token had expired",
+        "token_not_yet_valid" => "the end user's token was not valid yet; compare the clocks",
+        "token_audience" => "the end user's token is for another audience than its issuer has in `signet.yaml`",
         "sequence_gap" => "their producer's sequence jumped",
         "conflicting_duplicate" => "a record came again with other bytes under the same sequence",
         "spool_full" => "the audit spool was full, and no call goes on without its record",

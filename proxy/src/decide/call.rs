@@ -10,6 +10,8 @@ use rustls::pki_types::CertificateDer;
 use signet_mtls::SpiffeId;
 use signet_policy::{Action, Net, Principal};
 
+use crate::token::EndUser;
+
 /// Who is on the other side of a connection; made once per connection.
 #[derive(Debug, Clone)]
 pub struct Peer {
@@ -43,6 +45,8 @@ pub struct Call<'a> {
     pub action: Action<'a>,
     pub dst_cluster: &'a str,
     pub dst_port: u16,
+    /// For whom the peer calls, by a token that was verified.
+    pub end_user: Option<&'a EndUser>,
     pub trace_id: Option<[u8; 16]>,
     pub received: Instant,
 }
@@ -133,6 +137,8 @@ pub struct Asked {
     pub action: ActionOwned,
     pub dst_cluster: Arc<str>,
     pub dst_port: u16,
+    /// Set by [`Enforcer::decide_for`](super::Enforcer::decide_for).
+    pub end_user: Option<Arc<EndUser>>,
     pub trace_id: Option<[u8; 16]>,
     pub received: Instant,
 }
@@ -147,6 +153,7 @@ impl Asked {
             action: self.action.as_action(),
             dst_cluster: &self.dst_cluster,
             dst_port: self.dst_port,
+            end_user: self.end_user.as_deref(),
             trace_id: self.trace_id,
             received: self.received,
         }

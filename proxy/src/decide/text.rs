@@ -5,6 +5,7 @@ use std::fmt::{self, Write as _};
 use signet_policy::Action;
 
 use super::Call;
+use crate::token::EndUser;
 
 /// Text of at most `N` bytes; what does not fit makes it fail as a whole.
 struct Text<const N: usize> {
@@ -87,8 +88,8 @@ impl<'a> CallText<'a> {
     }
 }
 
-/// The most values that a context has.
-const VALUES: usize = 6;
+/// The most values that a context has: six of the call and six of its end user.
+const VALUES: usize = 12;
 
 /// Every value of a request that a policy could read.
 pub(super) struct Context<'c> {
@@ -113,15 +114,21 @@ impl Call<'_> {
                 (sni.map(|sni| ("sni", sni)), None)
             }
         };
-        let used = 4 + usize::from(fifth.is_some()) + usize::from(sixth.is_some());
-        let pairs = [
-            ("src_ip", text.source_ip.as_str()),
-            ("src_cluster", net.src_cluster),
-            ("dst_cluster", net.dst_cluster),
-            ("dst_port", text.port.as_str()),
-            fifth.unwrap_or_default(),
-            sixth.unwrap_or_default(),
+        let first = [
+            Some(("src_ip", text.source_ip.as_str())),
+            Some(("src_cluster", net.src_cluster)),
+            Some(("dst_cluster", net.dst_cluster)),
+            Some(("dst_port", text.port.as_str())),
+            fifth,
+            sixth,
         ];
+        let claims = self.end_user.map(EndUser::pairs).unwrap_or_default();
+        let values = first.into_iter().flatten().chain(claims.iter().map(|(name, value)| (*name, value.as_str())));
+        let (mut pairs, mut used) = ([("", ""); VALUES], 0);
+        for (place, value) in pairs.iter_mut().zip(values) {
+            *place = value;
+            used += 1;
+        }
         Context { pairs, used }
     }
 }

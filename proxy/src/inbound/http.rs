@@ -25,6 +25,7 @@ use crate::open::{OpenCalls, OpenGuard};
 use crate::relay::{self, Rest};
 use crate::serve::{self, Graceful, Signal, Signals};
 use crate::snapshot::Protocol;
+use crate::token::Presented;
 use crate::trace::Trace;
 use crate::upstream::UpstreamError;
 use crate::{forward, upstream};
@@ -47,7 +48,7 @@ where
     // Spans are the general server's.
     let relayed = version == HttpVersion::One
         && !trace::exporting()
-        && inbound.port.load().as_ref().is_some_and(|port| relayed::suits(port));
+        && inbound.port.load().as_ref().is_some_and(|port| relayed::suits(port, &inbound.enforcer));
     if relayed {
         let own = inbound.own_id().unwrap_or_default();
         let mut role = Relayed::new(Arc::clone(&inbound), Arc::clone(&peer), own);
@@ -202,17 +203,22 @@ impl Connection {
             action,
             dst_cluster: Arc::clone(&port.cluster),
             dst_port: service.port,
+            end_user: None,
             trace_id: Some(trace.id()),
             received,
         };
         let epoch = self.inbound.enforcer.epoch();
         let verdict = match wrong {
             Some(why) => self.inbound.enforcer.deny(&asked.call(), why).await,
-            None => self.inbound.decide(port, &mut asked).await,
+            None => self.inbound.decide(port, &mut asked, Presented::of(&parts.headers)).await,
         };
         if !verdict.allow {
-            trace.answered(403);
-            return answer::denied(form, verdict.decision_id);
+            let answer = match verdict.token_refused {
+                true => answer::token_refused(form, verdict.decision_id),
+                false => answer::denied(form, verdict.decision_id),
+            };
+            trace.answered(answer.status().as_u16());
+            return answer;
         }
         let guard = self.open.open(asked, verdict);
         if self.inbound.enforcer.epoch() != epoch {

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::{Inbound, Port, Trust};
 use crate::answer::{self, Form};
 use crate::body::Body;
-use crate::decide::{ActionOwned, Again, Asked, Call, Host, Peer, Serves};
+use crate::decide::{ActionOwned, Again, Asked, Call, Enforcer, Host, Peer, Serves};
 use crate::relay::{Admitted, Looked, RequestHead, Role, Side};
 use crate::serve::{self, Signal, Signals};
 use crate::snapshot::Protocol;
@@ -88,10 +88,11 @@ impl Relayed {
                 action: Action::Http { method: &self.call.method, path: &self.call.path, host: &self.call.host },
                 dst_cluster: &port.cluster,
                 dst_port: service.port,
+                end_user: None,
                 trace_id: Some(self.call.trace_id),
                 received: self.call.received,
             };
-            let verdict = self.inbound.enforcer.decide_sliced(&call, slice).await;
+            let verdict = self.inbound.enforcer.decide_sliced(&call, slice).await?;
             if !verdict.allow {
                 return Some(Admitted::Answer(Box::new(answer::denied(Form::Http, verdict.decision_id))));
             }
@@ -119,15 +120,19 @@ impl Relayed {
             },
             dst_cluster: self.call.cluster.clone()?,
             dst_port,
+            end_user: None,
             trace_id: Some(self.call.trace_id),
             received: self.call.received,
         })
     }
 }
 
-/// Whether calls to this port can be relayed. What the relay does not know about a port has to be refused here.
-pub(super) fn suits(port: &Port) -> bool {
-    port.protocol == Protocol::Http && port.app.wire() == Wire::Http1
+/// Whether calls to this port can be relayed. What the relay does not know about a port has to be refused here: it reads
+/// no end user's tokens.
+pub(super) fn suits(port: &Port, enforcer: &Enforcer) -> bool {
+    port.protocol == Protocol::Http
+        && port.app.wire() == Wire::Http1
+        && !port.services.iter().any(|service| enforcer.reads_tokens(&service.service))
 }
 
 impl Role for Relayed {
@@ -137,7 +142,9 @@ impl Role for Relayed {
 
     async fn admit(&mut self, head: &RequestHead, bytes: &[u8]) -> Admitted {
         let received = Instant::now();
-        let Some(port) = self.inbound.port.load_full().filter(|port| suits(port)) else { return Admitted::Other };
+        let Some(port) = self.inbound.port.load_full().filter(|port| suits(port, &self.inbound.enforcer)) else {
+            return Admitted::Other;
+        };
         let text = |range: &std::ops::Range<usize>| {
             bytes.get(range.clone()).and_then(|part| std::str::from_utf8(part).ok()).unwrap_or_default()
         };

@@ -12,6 +12,7 @@ use crate::decide::{ActionOwned, Again, Asked, Peer, Verdict};
 use crate::serve::{Signal, Signals};
 use crate::snapshot::Protocol;
 use crate::tcp;
+use crate::token::Presented;
 
 pub(super) async fn serve<T>(inbound: &Inbound, mut stream: T, peer: Arc<Peer>, received: Instant)
 where
@@ -82,10 +83,11 @@ async fn decide(inbound: &Inbound, port: &Port, peer: Arc<Peer>, received: Insta
         service: service.map(|s| Arc::clone(&s.service)).unwrap_or_default(),
         action: ActionOwned::Tcp { sni: None },
         dst_port: service.map_or(0, |s| s.port),
+        end_user: None,
         trace_id: None,
         received,
     };
-    let verdict = inbound.decide(port, &mut asked).await;
+    let verdict = inbound.decide(port, &mut asked, Presented::Nothing).await;
     (asked, verdict)
 }
 

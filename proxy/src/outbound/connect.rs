@@ -54,6 +54,7 @@ pub(super) async fn open(client: &Arc<Client>, mut request: Request<Incoming>, r
             action: Action::TcpConnect { sni: None },
             dst_cluster: "",
             dst_port: port.unwrap_or_default(),
+            end_user: None,
             trace_id: Some(trace.id()),
             received,
         };

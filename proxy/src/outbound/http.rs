@@ -230,6 +230,7 @@ impl Client {
             action,
             dst_cluster: "",
             dst_port: port.unwrap_or(80),
+            end_user: None,
             trace_id: Some(trace_id),
             received,
         };

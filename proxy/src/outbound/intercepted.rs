@@ -134,6 +134,7 @@ impl Outbound {
                     action: Action::TcpConnect { sni: sni.as_deref() },
                     dst_cluster: "",
                     dst_port: port,
+                    end_user: None,
                     trace_id: None,
                     received,
                 };

@@ -49,13 +49,17 @@ forbid(principal, action, resource);
 "#;
 
 pub fn bundle(text: &str, commit: char) -> Arc<Bundle> {
+    bundle_with(text, commit, "version: 1\n", &[])
+}
+
+/// With `settings` as `signet.yaml`, and other files.
+pub fn bundle_with(text: &str, commit: char, settings: &str, more: &[(&str, String)]) -> Arc<Bundle> {
+    let more = more.iter().map(|(path, text)| ((*path).to_owned(), text.clone()));
+    let files = [("signet.yaml".to_owned(), settings.to_owned()), ("policies/test.cedar".to_owned(), text.to_owned())];
     let source = BundleSource {
         commit: commit.to_string().repeat(40),
         signer: "alice@bank.example".to_owned(),
-        files: BTreeMap::from([
-            ("signet.yaml".to_owned(), "version: 1\n".to_owned()),
-            ("policies/test.cedar".to_owned(), text.to_owned()),
-        ]),
+        files: files.into_iter().chain(more).collect::<BTreeMap<_, _>>(),
     };
     Arc::new(Bundle::compile(&source).unwrap_or_else(|problems| panic!("{problems:?}")))
 }

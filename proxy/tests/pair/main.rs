@@ -11,6 +11,7 @@
 mod apps;
 mod conformance;
 mod egress;
+mod end_users;
 mod grpc;
 mod harness;
 mod hostile;
