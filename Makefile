@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo build test lint fmt bench bench-policy policy-differential web web-test setup-build setup-run setup-test setup-bench clean
+.PHONY: help demo build test lint fmt bench bench-policy fuzz policy-differential web web-test setup-build setup-run setup-test setup-bench clean
 
 # Which arguments the demo gets: make demo ARGS="--rate 50 --seconds 60"
 ARGS ?=
@@ -37,6 +37,9 @@ fmt: ## Format the Rust code.
 
 bench: setup-bench build ## Measure Signet beside nginx and HAProxy in one interleaved run.
 	cargo run --release --locked -p signet-tests --bin bench -- $(ARGS)
+
+fuzz: setup-build ## Feed the readers of untrusted bytes for a minute each (ARGS="--seconds 600 http1-heads").
+	cargo run --release --locked -p signet-fuzz -- $(ARGS)
 
 bench-policy: setup-build ## Measure the policy engine beside Cedar's own authorizer in one run.
 	cargo run --release --locked -p signet-policy --example bench

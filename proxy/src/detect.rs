@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 
 use crate::limits;
 
-pub(crate) use first::{First, first};
+pub(crate) use first::{First, first, is_token, tell as tell_first};
 
 const PREFACE: &[u8] = b"PRI";
 const LOOK_AGAIN: Duration = Duration::from_millis(2);

@@ -1,5 +1,7 @@
 //! Heads on their way through: in the form that the next hop speaks (RFC 9112 section 3.2, RFC 9113 section 8.3).
 
+use std::net::Ipv6Addr;
+
 use http::header::{CONTENT_LENGTH, COOKIE, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -21,10 +23,17 @@ pub(crate) fn host_of(parts: &Parts) -> Host {
 /// Host and port; `None` when it is no valid authority, or carries user information.
 pub(crate) fn split_host(text: &str) -> Option<(&str, Option<u16>)> {
     let (host, port) = match text.rsplit_once(':') {
-        Some((host, port)) if !port.contains(']') => (host, Some(port.parse().ok()?)),
+        Some((host, port)) if !port.contains(']') => {
+            let digits = port.bytes().all(|byte| byte.is_ascii_digit());
+            (host, Some(port.parse().ok().filter(|_| digits)?))
+        }
         _ => (text, None),
     };
-    let plain = !host.is_empty() && !host.contains(['@', '/', '?', '#', '\\', ' ']);
+    // Brackets stand around an IPv6 address or nowhere (RFC 3986, section 3.2.2).
+    let plain = match host.strip_prefix('[') {
+        Some(rest) => rest.strip_suffix(']').is_some_and(|address| address.parse::<Ipv6Addr>().is_ok()),
+        None => !host.is_empty() && !host.contains(['@', '/', '?', '#', '\\', ' ', '[', ']', ':']),
+    };
     plain.then_some((host, port))
 }
 
@@ -113,6 +122,11 @@ mod tests {
             ("[::1]", Some(("[::1]", None))),
             ("user@ledger", None),
             ("ledger:x", None),
+            ("ledger:+80", None),
+            ("a:b:80", None),
+            ("::1", None),
+            ("u[:]", None),
+            ("[ledger]:80", None),
             ("", None),
             (":80", None),
         ] {

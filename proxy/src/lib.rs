@@ -32,4 +32,6 @@ mod tcp;
 pub mod tls;
 pub mod token;
 mod trace;
+#[doc(hidden)]
+pub mod untrusted;
 pub mod upstream;

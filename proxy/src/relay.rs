@@ -26,8 +26,7 @@ use crate::upstream::{Upstream, UpstreamError, Wired};
 use buffer::Buffer;
 use exchange::{Ended, Exchange};
 pub(crate) use framing::Framing;
-use head::Parsed;
-pub(crate) use head::{MethodKind, RequestHead, Side};
+pub(crate) use head::{MethodKind, Parsed, RequestHead, Side, request, response};
 
 /// What is discarded of a refused request's body before the connection ends.
 const DISCARDED: usize = 256 * 1024;

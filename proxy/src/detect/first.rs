@@ -57,7 +57,7 @@ pub(crate) async fn first(stream: &TcpStream, limit: Duration) -> First {
 }
 
 /// `None`: more bytes may tell.
-fn tell(bytes: &[u8]) -> Option<First> {
+pub(crate) fn tell(bytes: &[u8]) -> Option<First> {
     if bytes.first() == Some(&0x16) {
         return tls(bytes);
     }
@@ -83,16 +83,24 @@ fn http1(bytes: &[u8]) -> Option<First> {
         Some(_) => return Some(First::Other),
     }
     let Some(end) = bytes.iter().position(|b| *b == b'\n') else {
-        let plain = bytes.iter().all(|b| (0x20..0x7f).contains(b) || *b >= 0x80 || *b == b'\r');
+        let plain = bytes.iter().all(|b| is_plain(*b) || *b == b'\r');
         return if plain { None } else { Some(First::Other) };
     };
     let line = bytes.get(..end)?;
     let line = line.strip_suffix(b"\r").unwrap_or(line);
-    let is_http = line.len() > 9 && [&b" HTTP/1.1"[..], b" HTTP/1.0"].iter().any(|v| line.ends_with(v));
+    let is_http = line.len() > 9
+        && line.iter().all(|b| is_plain(*b))
+        && [&b" HTTP/1.1"[..], b" HTTP/1.0"].iter().any(|v| line.ends_with(v));
     Some(if is_http { First::Http(HttpVersion::One) } else { First::Other })
 }
 
-fn is_token(byte: u8) -> bool {
+/// What a request line may consist of.
+fn is_plain(byte: u8) -> bool {
+    (0x20..0x7f).contains(&byte) || byte >= 0x80
+}
+
+/// RFC 9110, section 5.6.2.
+pub(crate) fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
@@ -152,6 +160,7 @@ mod tests {
             (b"GET /accounts/1 HT", None),
             (b"GET /\x00", Some(First::Other)),
             (b"GET / SMTP/1.1\r\n", Some(First::Other)),
+            (b"GET /\x10 HTTP/1.1\r\n", Some(First::Other)),
             (b"EHLO mail.bank.example\r\n", Some(First::Other)),
             (b"\x00\x00\x00\x08\x04\xd2\x16\x2f", Some(First::Other)),
             (b"\x16\x03\x01", None),

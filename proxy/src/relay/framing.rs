@@ -3,6 +3,8 @@
 //! Bytes are not changed on their way: what is counted here is what is passed on. So chunked bodies are read strictly: what
 //! two readers could take in two ways ends the call.
 
+use crate::detect::is_token;
+
 /// Most bytes of a chunk's size line, and of all trailers.
 const LINE: usize = 256;
 const TRAILERS: usize = 16 * 1024;
@@ -44,6 +46,8 @@ enum Chunk {
     InTrailer {
         seen: usize,
         ours: Option<u8>,
+        /// Its colon was there.
+        named: bool,
     },
     TrailerLf {
         seen: usize,
@@ -138,9 +142,9 @@ impl Chunk {
             Self::DataCr if first == b'\r' => Self::DataLf,
             Self::DataLf if first == b'\n' => Self::Size { digits: 0, size: 0 },
             Self::Trailer { .. } if first == b'\r' => Self::EndLf,
-            Self::Trailer { seen } => Self::in_trailer(seen, Some(0), first)?,
-            Self::InTrailer { seen, .. } if first == b'\r' => Self::TrailerLf { seen },
-            Self::InTrailer { seen, ours } => Self::in_trailer(seen, ours, first)?,
+            Self::Trailer { seen } => Self::in_trailer(seen, Some(0), false, first)?,
+            Self::InTrailer { seen, named: true, .. } if first == b'\r' => Self::TrailerLf { seen },
+            Self::InTrailer { seen, ours, named } => Self::in_trailer(seen, ours, named, first)?,
             Self::TrailerLf { seen } if first == b'\n' => Self::Trailer { seen },
             Self::EndLf if first == b'\n' => Self::End,
             _ => return Err(Malformed),
@@ -148,10 +152,14 @@ impl Chunk {
         Ok(1)
     }
 
-    /// A trailer passes as it came, unless it says what the mesh alone may say, or folds a line.
-    fn in_trailer(seen: usize, ours: Option<u8>, byte: u8) -> Result<Self, Malformed> {
-        let folds = ours == Some(0) && matches!(byte, b' ' | b'\t' | b':');
-        if seen >= TRAILERS || matches!(byte, b'\n' | 0) || folds {
+    /// A trailer passes as it came, unless it is no field, says what the mesh alone may say, or folds a line.
+    fn in_trailer(seen: usize, ours: Option<u8>, named: bool, byte: u8) -> Result<Self, Malformed> {
+        let fits = match (named, byte) {
+            (false, b':') => ours != Some(0),
+            (false, byte) => is_token(byte),
+            (true, byte) => byte == b'\t' || (byte >= b' ' && byte != 0x7f),
+        };
+        if seen >= TRAILERS || !fits {
             return Err(Malformed);
         }
         let ours = match ours {
@@ -161,7 +169,7 @@ impl Chunk {
         if ours.is_some_and(|n| usize::from(n) == OURS.len()) {
             return Err(Malformed);
         }
-        Ok(Self::InTrailer { seen: seen + 1, ours })
+        Ok(Self::InTrailer { seen: seen + 1, ours, named: named || byte == b':' })
     }
 }
 
@@ -215,6 +223,9 @@ mod tests {
             ("0\r\nX-Signet-Decision: forged\r\n\r\n", Err(Malformed)),
             ("0\r\na: b\r\n folded\r\n\r\n", Err(Malformed)),
             ("0\r\na: b\n\r\n", Err(Malformed)),
+            ("0\r\na\r\n\r\n", Err(Malformed)),
+            ("0\r\na : b\r\n\r\n", Err(Malformed)),
+            ("0\r\na: \x01\r\n\r\n", Err(Malformed)),
         ] {
             assert_eq!(body(&Framing::chunked(), text.as_bytes()), expected, "{text:?}");
         }

@@ -84,7 +84,20 @@ async fn a_length_beside_a_transfer_coding_is_refused_and_counted() {
 async fn bodies_whose_chunks_do_not_add_up_end_the_call() {
     let field = Field::http1().await;
     let before = field.reached.count();
-    for body in ["FFFFFFFFFFFFFFFFF\r\n", "-1\r\n", "4\r\nabcdX", "zz\r\n", "0x4\r\nabcd\r\n0\r\n\r\n"] {
+    let bodies = [
+        "FFFFFFFFFFFFFFFFF\r\n",
+        "-1\r\n",
+        "4\r\nabcdX",
+        "zz\r\n",
+        "0x4\r\nabcd\r\n0\r\n\r\n",
+        "4\nabcd\n0\n\n",
+        "4 \r\nabcd\r\n0\r\n\r\n",
+        "4;\nabcd\r\n0\r\n\r\n",
+        "0\r\nno-colon\r\n\r\n",
+        "0\r\na: b\r\n folded\r\n\r\n",
+        "0\r\nx-signet-source: forged\r\n\r\n",
+    ];
+    for body in bodies {
         let head =
             format!("POST / HTTP/1.1\r\nhost: {HOST}\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n{body}");
         for door in [0, 1] {
@@ -93,7 +106,7 @@ async fn bodies_whose_chunks_do_not_add_up_end_the_call() {
         }
     }
     // The app may have seen a head, but no such request ever was whole.
-    assert!(field.reached.count() - before <= 12);
+    assert!(field.reached.count() - before <= 2 * bodies.len() + 2);
     field.unharmed().await;
 }
 
