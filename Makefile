@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo build test lint fmt bench bench-policy fuzz policy-differential web web-test setup-build setup-run setup-test setup-bench clean
+.PHONY: help demo build test lint fmt bench bench-build bench-policy fuzz policy-differential web web-test setup-build setup-run setup-test setup-bench clean
 
 # Which arguments the demo gets: make demo ARGS="--rate 50 --seconds 60"
 ARGS ?=
@@ -35,8 +35,14 @@ lint: setup-build web ## Check formatting, lints, dependencies and the house rul
 fmt: ## Format the Rust code.
 	cargo fmt --all
 
-bench: setup-bench build ## Measure Signet beside nginx and HAProxy in one interleaved run.
-	cargo run --release --locked -p signet-tests --bin bench -- $(ARGS)
+bench: setup-bench bench-build ## Measure Signet beside nginx and HAProxy in one interleaved run (root; ARGS="--rounds 3").
+	target/release/bench $(ARGS)
+
+# The sidecar as it is shipped, its counterpart that enforces nothing, and what stands around both.
+bench-build: setup-build
+	cargo build --release --locked --bins -p signet-identity -p signet-control -p signet-audit -p signet-tests
+	cargo build --profile dist --locked -p signet-proxy --bin signet-proxy
+	cargo build --profile dist --locked -p signet-proxy --bin signet-proxy-unenforced --features bench-unenforced
 
 fuzz: setup-build ## Feed the readers of untrusted bytes for a minute each (ARGS="--seconds 600 http1-heads").
 	cargo run --release --locked -p signet-fuzz -- $(ARGS)

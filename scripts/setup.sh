@@ -51,6 +51,8 @@ for purpose in "$@"; do
             need nginx-light command -v nginx
             need haproxy command -v haproxy
             need iproute2 command -v ip
+            need openssl command -v openssl
+            need util-linux command -v taskset
             ;;
         *)
             echo "error: setup knows no purpose \`$purpose\`" >&2

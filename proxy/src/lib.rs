@@ -25,6 +25,7 @@ pub mod outbound;
 pub mod redirect;
 pub mod refusal;
 mod relay;
+pub mod runtime;
 pub mod serve;
 pub mod sidecar;
 pub mod snapshot;

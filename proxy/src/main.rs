@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use signet_proxy::redirect::{Backend, InitArguments, apply};
-use signet_proxy::{config::Config, sidecar};
+use signet_proxy::runtime;
+
+#[cfg(feature = "bench-unenforced")]
+compile_error!("a sidecar that enforces nothing must not be called signet-proxy: build signet-proxy-unenforced alone");
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -76,23 +78,5 @@ fn rules(command: &Command) -> anyhow::Result<()> {
 }
 
 fn run(config: &std::path::Path) -> anyhow::Result<()> {
-    let config: Config = signet_observe::load_config(config)?;
-    let data = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(config.worker_count())
-        .max_blocking_threads(4)
-        .thread_name("data")
-        .enable_all()
-        .build()
-        .context("no data runtime")?;
-    let control = tokio::runtime::Builder::new_current_thread()
-        .max_blocking_threads(8)
-        .enable_all()
-        .build()
-        .context("no control runtime")?;
-    let ended = control.block_on(async {
-        let _telemetry = signet_observe::init("proxy", &config.telemetry)?;
-        sidecar::run(config, data.handle().clone(), signet_observe::shutdown_signal()).await
-    });
-    data.shutdown_timeout(std::time::Duration::from_secs(1));
-    ended
+    runtime::run(signet_observe::load_config(config)?)
 }

@@ -1,120 +1,127 @@
-//! Measuring pairs of proxies side by side: the same app, the same load generator, the same two CPUs.
+//! Measuring pairs of proxies side by side: the same app, the same load generator, the same two hosts.
 //!
-//! The load generator and the proxies of the caller's side share one CPU, the proxies of the called side and the app the
-//! other. Rounds are interleaved and each starts with another target, so that what the machine does meanwhile meets all
-//! alike; the report gives medians over rounds and ratios within one run. Figures of different runs are not comparable.
+//! The hosts are network namespaces with one CPU each, joined by a wire. The load generator and the callers' sides live on
+//! one, the called sides and the app on the other. Rounds are interleaved and each starts with another target, so that what
+//! the machine does meanwhile meets all alike; the report gives medians over rounds and ratios within one run. Figures of
+//! different runs are not comparable.
 
 pub mod load;
+mod measure;
 pub mod pair;
 mod peers;
 mod process;
 mod report;
-mod signet;
+mod space;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
-use serde::Serialize;
 
-use self::load::{Latencies, Target};
-use self::process::Usage;
+use self::load::Work;
+pub use self::measure::Measurement;
+use self::measure::{Bench, Idle};
+use self::peers::Contender;
 pub use self::report::report;
+use self::space::Wire;
 
-/// Keep-alive connections of the throughput measurement.
+/// Keep-alive connections of the throughput measurement, and workers of those of connections and handshakes.
 pub const CONNECTIONS: usize = 32;
 /// Requests per second of the latency measurement, and its connections.
 pub const RATE: u32 = 1_000;
 pub const RATE_CONNECTIONS: usize = 16;
-const WARM_UP: Duration = Duration::from_millis(700);
+/// Idle connections that are held while memory and others' latency are measured.
+pub const HELD: [usize; 2] = [1_000, 10_000];
 
 pub struct Plan {
     pub rounds: usize,
     /// For each measurement.
     pub seconds: u64,
     pub json: Option<PathBuf>,
+    /// The contenders' names, all when empty.
+    pub only: Vec<String>,
+    /// Another build of the sidecar, as one more contender.
+    pub against: Option<PathBuf>,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { rounds: 5, seconds: 3, json: None }
+        Self { rounds: 5, seconds: 3, json: None, only: Vec::new(), against: None }
     }
 }
 
-/// What is measured: an address that leads to the app, and the processes between.
-pub struct Contender {
-    pub name: &'static str,
-    pub address: SocketAddr,
-    /// Sent as `Host`; a mesh finds the service by it.
-    pub host: String,
-    pub pids: Vec<i32>,
-}
-
-/// One target in one round.
-#[derive(Debug, Clone, Serialize)]
-pub struct Measurement {
-    pub name: &'static str,
-    pub round: usize,
-    pub requests_per_second: f64,
-    pub cpu_seconds_per_1000: f64,
-    pub p50_us: f64,
-    pub p99_us: f64,
-    pub resident_mib: f64,
-    pub failed: u64,
+/// All that was measured.
+#[derive(Debug, serde::Serialize)]
+pub struct Results {
+    pub rounds: Vec<Measurement>,
+    pub idle: Vec<Idle>,
 }
 
 /// Starts all, measures all, ends all.
 ///
 /// # Errors
 /// When something cannot be started, or answers something else than 200.
-pub async fn run(plan: &Plan) -> anyhow::Result<Vec<Measurement>> {
-    eprintln!("starting the demo, nginx and HAProxy ..");
-    let mesh = signet::Mesh::start().await?;
-    let app = mesh.app();
-    let peers = peers::Peers::start(app)?;
-    let mut contenders = vec![Contender { name: "direct", address: app, host: "app".to_owned(), pids: Vec::new() }];
-    contenders.extend(peers.contenders());
-    contenders.push(mesh.contender()?);
-    mesh.pin()?;
+pub fn run(plan: &Plan) -> anyhow::Result<Results> {
+    let wanted = |name: &str| plan.only.is_empty() || plan.only.iter().any(|only| only == name);
+    let dir = tempfile::Builder::new().prefix("signet-bench-").tempdir()?;
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    eprintln!("starting the app, the pairs, and what they need ..");
+    let wire = Wire::new()?;
+    peers::certificates(dir.path())?;
+    let _app = peers::app(&wire, dir.path())?;
+    let mut contenders: Vec<Contender> = vec![peers::direct(&wire)];
+    if wanted("nginx") {
+        contenders.push(peers::nginx(&wire, dir.path())?);
+    }
+    if wanted("haproxy") {
+        contenders.push(peers::haproxy(&wire, dir.path())?);
+    }
+    for (number, name, program) in [(3, "signet", "signet-proxy"), (4, "signet, off", "signet-proxy-unenforced")] {
+        if wanted(name) {
+            contenders.push(peers::signet(&wire, dir.path(), number, name, &pair::shipped(program)?)?);
+        }
+    }
+    if let Some(program) = &plan.against {
+        contenders.push(peers::signet(&wire, dir.path(), 5, "signet, other", program)?);
+    }
+    // Before anything else has happened to them.
+    let mut idle: Vec<Idle> = contenders.iter().map(measure::at_rest).collect::<anyhow::Result<_>>()?;
 
-    let mut results = Vec::new();
+    let mesh = contenders.iter().find(|contender| contender.tls.is_some());
+    let workload_api =
+        mesh.and_then(|mesh| mesh.sidecars.iter().map(|(_, facts)| facts.workload_api.clone()).next_back());
+    let bare = workload_api.map(|api| peers::bare(&wire, dir.path(), &api)).transpose()?;
+    let bench = Bench { wire: &wire, time: Duration::from_secs(plan.seconds) };
+    let mut rounds = Vec::new();
     for round in 0..plan.rounds {
         for place in 0..contenders.len() {
             let contender = contenders.get((place + round) % contenders.len()).context("no contender")?;
-            let measured = measure(contender, round, Duration::from_secs(plan.seconds))
-                .await
-                .with_context(|| format!("measuring {}", contender.name))?;
-            eprintln!(
-                "round {}: {:<8} {:>8.0} requests/s  p50 {:>6.0} us  p99 {:>6.0} us  {:>5.1} CPU ms per 1,000",
-                round + 1,
-                measured.name,
-                measured.requests_per_second,
-                measured.p50_us,
-                measured.p99_us,
-                measured.cpu_seconds_per_1000 * 1000.0
-            );
-            results.push(measured);
+            let measured = bench.measure(contender, round).with_context(|| format!("measuring {}", contender.name))?;
+            eprintln!("round {}: {measured}", round + 1);
+            rounds.push(measured);
+        }
+        if let (Some(mesh), Some((server, address))) =
+            (contenders.iter().find(|contender| contender.name == "signet"), &bare)
+        {
+            let measured = bench.handshakes(mesh, (server.pid()?, *address), round)?;
+            eprintln!("round {}: {measured}", round + 1);
+            rounds.extend(measured.both());
         }
     }
-    Ok(results)
+    for contender in &contenders {
+        let Some(idle) = idle.iter_mut().find(|idle| idle.name == contender.name) else { continue };
+        bench.holding(contender, idle).with_context(|| format!("holding connections of {}", contender.name))?;
+    }
+    Ok(Results { rounds, idle })
 }
 
-async fn measure(contender: &Contender, round: usize, time: Duration) -> anyhow::Result<Measurement> {
-    let target = Target { address: contender.address, host: contender.host.clone(), path: "/".to_owned() };
-    load::closed(&target, CONNECTIONS, WARM_UP).await?;
-    let before = Usage::of(&contender.pids)?;
-    let closed = load::closed(&target, CONNECTIONS, time).await?;
-    let used = Usage::of(&contender.pids)?.cpu_seconds - before.cpu_seconds;
-    let open: Latencies = load::open(&target, RATE_CONNECTIONS, RATE, time).await?;
-    Ok(Measurement {
-        name: contender.name,
-        round,
-        requests_per_second: closed.requests as f64 / time.as_secs_f64(),
-        cpu_seconds_per_1000: used * 1000.0 / closed.requests.max(1) as f64,
-        p50_us: open.percentile(50.0),
-        p99_us: open.percentile(99.0),
-        resident_mib: Usage::of(&contender.pids)?.resident_mib,
-        failed: closed.failed + open.failed,
-    })
+/// Does one piece of work in this process; what `make bench` starts itself for.
+///
+/// # Errors
+/// See [`load::perform`].
+pub fn work(text: &str) -> anyhow::Result<()> {
+    let work: Work = serde_json::from_str(text).context("no work")?;
+    let done = tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(load::perform(work))?;
+    println!("{}", serde_json::to_string(&done)?);
+    Ok(())
 }

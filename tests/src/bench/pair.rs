@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::process::Server;
@@ -40,11 +41,22 @@ impl Role {
     }
 }
 
+/// What a harness may want to know of a running role; `D/<role>.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Facts {
+    /// The sidecar's process.
+    pub pid: i32,
+    /// The sidecar's admin listener, in the role's network namespace.
+    pub admin: SocketAddr,
+    /// `unix:PATH` of the Workload API that gives the role's SVIDs.
+    pub workload_api: String,
+}
+
 /// A running role; everything ends when it is dropped.
 pub struct Running {
     // The sidecar first, PostgreSQL last.
     servers: Vec<Server>,
-    pub pid: i32,
+    pub facts: Facts,
     redirect: Option<String>,
     _run: tempfile::TempDir,
 }
@@ -88,7 +100,15 @@ impl Place {
         let mut all = arguments.to_vec();
         let config = config.to_str().context("a strange directory")?;
         all.extend(["--config", config]);
-        Server::start(program.to_str().context("a strange directory")?, &all, &self.dir.join(format!("{log}.log")))
+        // In production these run on other hosts, so they may not take the CPU from what is measured.
+        let log = self.dir.join(format!("{log}.log"));
+        Server::start_behind(program.to_str().context("a strange directory")?, &all, &log)
+    }
+
+    fn sidecar(&self, program: &Path, config: &Path) -> anyhow::Result<Server> {
+        let config = config.to_str().context("a strange directory")?;
+        let program = program.to_str().context("a strange directory")?;
+        Server::start(program, &["--config", config], &self.dir.join("sidecar.log"))
     }
 
     fn spool(&self, component: &str) -> anyhow::Result<Value> {
@@ -96,11 +116,24 @@ impl Place {
     }
 }
 
-/// Starts `role` on `listen` with its files in `dir`, and returns when the sidecar serves.
+/// The sidecar as it is shipped: built with link-time optimisation (docs/decisions/0013-*).
+///
+/// # Errors
+/// When it was not built.
+pub fn shipped(name: &str) -> anyhow::Result<PathBuf> {
+    let own = program("pair")?;
+    let target = own.parent().and_then(Path::parent).context("the program lies in no target directory")?;
+    let program = target.join("dist").join(name);
+    ensure!(program.is_file(), "{} is missing: run `make bench-build` first", program.display());
+    Ok(program)
+}
+
+/// Starts `role` on `listen` with its files in `dir`, and returns when the sidecar serves. `sidecar` is its program.
 ///
 /// # Errors
 /// With the component that did not start and where its log is.
-pub async fn start(role: Role, listen: SocketAddr, dir: &Path) -> anyhow::Result<Running> {
+pub async fn start(role: Role, listen: SocketAddr, dir: &Path, sidecar: &Path) -> anyhow::Result<Running> {
+    let program = sidecar;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     let dir = dir.canonicalize()?;
     let run = tempfile::Builder::new().prefix("signet-pair-").tempdir()?;
@@ -159,13 +192,16 @@ pub async fn start(role: Role, listen: SocketAddr, dir: &Path) -> anyhow::Result
     };
     sidecar.as_object_mut().context("an object")?.insert(more.0.to_owned(), more.1);
     let config = place.config("sidecar", &sidecar)?;
-    let server = place.start("signet-proxy", &[], &config, "sidecar")?;
-    let pid = server.pid()?;
+    let server = place.sidecar(program, &config)?;
+    let facts = Facts { pid: server.pid()?, admin: proxy_admin, workload_api: place.socket("sidecar") };
     servers.push(server);
     servers.reverse();
-    let running = Running { servers, pid, redirect, _run: run };
+    let running = Running { servers, facts, redirect, _run: run };
     ready("sidecar", proxy_admin, &place).await?;
-    std::fs::write(place.dir.join(format!("{}.pid", role.name())), format!("{pid}\n"))?;
+    let write = |kind: &str, text: String| std::fs::write(place.dir.join(format!("{}.{kind}", role.name())), text);
+    write("json", serde_json::to_string_pretty(&running.facts)?)?;
+    // Last: who waits for it may read the other.
+    write("pid", format!("{}\n", running.facts.pid))?;
     Ok(running)
 }
 
@@ -381,7 +417,7 @@ fn postgres(place: &Place, servers: &mut Vec<Server>) -> anyhow::Result<String> 
     for setting in &settings {
         arguments.extend(["-c", setting.as_str()]);
     }
-    servers.push(Server::start("setpriv", &arguments, &place.dir.join("postgres.log"))?);
+    servers.push(Server::start_behind("setpriv", &arguments, &place.dir.join("postgres.log"))?);
     let end = Instant::now() + START;
     loop {
         let mut psql = Command::new(bin.join("psql"));

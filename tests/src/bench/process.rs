@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 
 /// Clock ticks per second of /proc's times; Linux fixes it at 100 for user space.
 const TICKS: f64 = 100.0;
 
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Usage {
     pub(crate) cpu_seconds: f64,
     pub(crate) resident_mib: f64,
@@ -43,19 +44,6 @@ fn with_children(pids: &[i32]) -> anyhow::Result<Vec<i32>> {
     Ok(all)
 }
 
-/// Binds processes, with all their threads and children, to one CPU.
-pub(crate) fn pin(pids: &[i32], cpu: usize) -> anyhow::Result<()> {
-    for pid in with_children(pids)? {
-        let status = Command::new("taskset")
-            .args(["-a", "-c", "-p", &cpu.to_string(), &pid.to_string()])
-            .stdout(Stdio::null())
-            .status()
-            .context("taskset is missing: apt-get install util-linux")?;
-        ensure!(status.success(), "taskset could not bind process {pid}");
-    }
-    Ok(())
-}
-
 /// A server in the foreground, ended when dropped.
 pub(crate) struct Server(Child);
 
@@ -71,6 +59,13 @@ impl Server {
             .spawn()
             .with_context(|| format!("cannot start {program}"))?;
         Ok(Self(child))
+    }
+
+    /// As [`Server::start`], yielding the CPU to whatever else wants it.
+    pub(crate) fn start_behind(program: &str, arguments: &[&str], log: &Path) -> anyhow::Result<Self> {
+        let mut all = vec!["-n", "19", program];
+        all.extend(arguments);
+        Self::start("nice", &all, log)
     }
 
     pub(crate) fn pid(&self) -> anyhow::Result<i32> {

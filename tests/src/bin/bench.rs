@@ -4,7 +4,8 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
-use signet_tests::bench::{Plan, report, run};
+use signet_tests::bench::load::bare_tls;
+use signet_tests::bench::{Plan, report, run, work};
 
 fn main() -> anyhow::Result<ExitCode> {
     let mut plan = Plan::default();
@@ -14,15 +15,28 @@ fn main() -> anyhow::Result<ExitCode> {
         match argument.as_str() {
             "--rounds" => plan.rounds = value()?.parse().context("--rounds takes a whole number")?,
             "--seconds" => plan.seconds = value()?.parse().context("--seconds takes a whole number")?,
+            "--only" => plan.only.push(value()?),
+            "--against" => plan.against = Some(value()?.into()),
             "--json" => plan.json = Some(value()?.into()),
+            // How this program starts itself on one of the hosts.
+            "load" => return work(&value()?).map(|()| ExitCode::SUCCESS),
+            "bare-tls" => {
+                let (listen, api) = (value()?.parse()?, value()?);
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                return runtime.block_on(bare_tls(listen, &api)).map(|()| ExitCode::SUCCESS);
+            }
             "--help" => {
-                println!("bench [--rounds N (5)] [--seconds N for each measurement (3)] [--json FILE]");
+                println!(
+                    "bench [--rounds N (5)] [--seconds N for each measurement (3)] [--json FILE]\n      \
+                     [--only nginx|haproxy|signet|\"signet, off\"].. [--against SIDECAR, another build as one more contender]\n\
+                     needs root, for network namespaces"
+                );
                 return Ok(ExitCode::SUCCESS);
             }
             other => anyhow::bail!("bench knows no `{other}`; see --help"),
         }
     }
-    let results = tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(run(&plan))?;
+    let results = run(&plan)?;
     print!("{}", report(&plan, &results));
     if let Some(path) = &plan.json {
         std::fs::write(path, serde_json::to_string_pretty(&results)?)?;

@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-use signet_tests::bench::pair::{Role, start};
+use signet_tests::bench::pair::{Role, shipped, start};
 use tokio::signal::unix::{SignalKind, signal};
 
-const USAGE: &str = "pair --role client|server --listen ADDR (--peer ADDR | --backend ADDR) --dir D";
+const USAGE: &str =
+    "pair --role client|server --listen ADDR (--peer ADDR | --backend ADDR) --dir D [--sidecar PROGRAM]";
 
 fn main() -> anyhow::Result<()> {
-    let (mut role, mut listen, mut other, mut dir) = (None, None, None, None);
+    let (mut role, mut listen, mut other, mut dir, mut sidecar) = (None, None, None, None, None);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().with_context(|| format!("{argument} needs a value\nusage: {USAGE}"));
@@ -18,6 +19,7 @@ fn main() -> anyhow::Result<()> {
             "--role" => role = Some(value()?),
             "--listen" => listen = Some(value()?.parse::<SocketAddr>().context("--listen takes ip:port")?),
             "--peer" | "--backend" => other = Some((argument.clone(), value()?.parse::<SocketAddr>()?)),
+            "--sidecar" => sidecar = Some(PathBuf::from(value()?)),
             "--dir" => dir = Some(PathBuf::from(value()?)),
             "--help" => {
                 println!("{USAGE}");
@@ -32,14 +34,15 @@ fn main() -> anyhow::Result<()> {
         _ => bail!("a client needs --peer, a server --backend\nusage: {USAGE}"),
     };
     let (listen, dir) = (listen.context(USAGE)?, dir.context(USAGE)?);
+    let sidecar = sidecar.map_or_else(|| shipped("signet-proxy"), Ok)?;
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         let running = tokio::select! {
-            running = start(role, listen, &dir) => running?,
+            running = start(role, listen, &dir, &sidecar) => running?,
             _ = interrupt.recv() => return Ok(()),
             _ = terminate.recv() => return Ok(()),
         };
-        println!("{} ready on {listen}, sidecar {}", role.name(), running.pid);
+        println!("{} ready on {listen}, sidecar {}", role.name(), running.facts.pid);
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
