@@ -38,6 +38,8 @@ for purpose in "$@"; do
             need openssh-client command -v ssh-keygen
             need util-linux command -v setpriv
             need curl command -v curl
+            # For `signet policy diff` and `report`.
+            need cvc5 command -v cvc5
             # For `signet demo --netns`.
             need iproute2 command -v ip
             need nftables command -v nft

@@ -170,6 +170,11 @@ impl<'b> PolicyInfo<'b> {
         &self.policy.text
     }
 
+    /// As Cedar has it, with its `@id` as the id.
+    pub fn cedar(&self) -> &'b cedar_policy::Policy {
+        &self.policy.policy
+    }
+
     pub fn annotation(&self, name: &str) -> Option<&'b str> {
         self.policy.policy.annotation(name)
     }

@@ -98,7 +98,7 @@ fn data_class(value: DataClass) -> Option<RestrictedExpression> {
 }
 
 /// A SPIFFE ID taken apart: trust domain, and namespace and service account when it has the shape of a workload's.
-pub(crate) fn split_spiffe_id(id: &str) -> Option<(&str, Option<(&str, &str)>)> {
+pub fn split_spiffe_id(id: &str) -> Option<(&str, Option<(&str, &str)>)> {
     let rest = id.strip_prefix("spiffe://")?;
     let (td, path) = rest.split_once('/').map_or((rest, None), |(td, path)| (td, Some(path)));
     if id.len() > 2048 || !is_trust_domain(td) || path.is_some_and(|p| !p.split('/').all(is_segment)) {

@@ -37,6 +37,7 @@ pub use can::{CanError, Question};
 pub use claims::Claims;
 pub use cut::Needs;
 pub use end_users::{EndUsers, Issuer};
+pub use entities::split_spiffe_id;
 pub use explain::{Clause, Explanation, Nearest, PolicyRef};
 pub use path::{PathError, normalise_path};
 pub use problem::{Lines, Place, Problem, Severity};
@@ -44,7 +45,7 @@ pub use request::{Action, Decision, Effect, Net, Principal, Reason, Request, Sha
 pub use schema::{SCHEMA_VERSION, schema_text};
 pub use settings::{
     DataClass, Defaults, Durability, Env, ExternalFacts, Floors, OnFull, Personal, ServiceFacts, Settings, Team,
-    WorkloadFacts,
+    WorkloadFacts, split_id,
 };
 pub use slice::Slice;
 pub use source::BundleSource;

@@ -164,7 +164,7 @@ impl DataClass {
 }
 
 /// `<trust domain>/<namespace>/<name>` taken apart; `None` when it has another shape.
-pub(crate) fn split_id(id: &str) -> Option<(&str, &str, &str)> {
+pub fn split_id(id: &str) -> Option<(&str, &str, &str)> {
     let mut parts = id.split('/');
     let (td, ns, name) = (parts.next()?, parts.next()?, parts.next()?);
     (parts.next().is_none() && is_trust_domain(td) && is_segment(ns) && is_segment(name)).then_some((td, ns, name))

@@ -14,12 +14,13 @@ const LAYERS: &[&[&str]] = &[
     &["signet-mtls"],
     &["signet-policy", "signet-spool"],
     &["signet-policy-repository", "signet-identity", "signet-audit", "signet-proxy"],
+    &["signet-policy-analysis"],
     &["signet-control", "signet-gateway", "signet-ui"],
     &["signet"],
 ];
 /// What must not come near a sidecar or a gateway, however indirectly. (axum is there: tonic routes with it.)
-const NOT_IN_A_SIDECAR: [&str; 7] =
-    ["sqlx", "sqlx-core", "kube", "k8s-openapi", "gix", "cedar-policy-symcc", "ssh-key"];
+const NOT_IN_A_SIDECAR: [&str; 8] =
+    ["signet-policy-analysis", "sqlx", "sqlx-core", "kube", "k8s-openapi", "gix", "cedar-policy-symcc", "ssh-key"];
 
 #[derive(Deserialize)]
 struct Metadata {

@@ -1,16 +1,15 @@
 //! `signet policy`: works on a policy repository; needs no mesh and no signatures.
 
-use std::path::PathBuf;
+mod check;
+mod diff;
+mod sides;
+
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use serde::Serialize;
-use signet_policy::Problem;
-use signet_policy_repository as repository;
 
 use crate::arguments::Global;
 use crate::failure::Failure;
-use crate::output::{self, Format, printable};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -21,87 +20,14 @@ pub(crate) struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Parse, validate, lint and test the policies of a repository.
-    Check {
-        /// The repository's root.
-        #[arg(default_value = ".")]
-        path: PathBuf,
-    },
+    Check(check::Arguments),
+    /// Prove what a change permits and denies that was not so before, with an example for each difference.
+    Diff(diff::Arguments),
 }
 
-#[derive(Serialize)]
-struct Report<'a> {
-    broken: bool,
-    digest: String,
-    problems: &'a [Problem],
-    tests: Vec<Test<'a>>,
-}
-
-#[derive(Serialize)]
-struct Test<'a> {
-    name: &'a str,
-    path: &'a str,
-    line: u32,
-    passed: bool,
-    message: &'a str,
-}
-
-/// Exits 0 unless something is broken: an error, or a test that fails.
 pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<ExitCode, Failure> {
-    let Command::Check { path } = arguments.command;
-    let source = repository::read_dir(&path).map_err(|error| {
-        Failure::failed(signet_observe::error_chain(&error))
-            .at(path.display())
-            .next("run this in a policy repository: signet.yaml beside a directory `policies`")
-    })?;
-    let report = repository::check(&source);
-    let failed_tests = report.tests.iter().filter(|test| !test.passed).count();
-    let errors = report.problems.iter().filter(|problem| problem.is_error()).count();
-    let broken = failed_tests > 0 || errors > 0;
-    match global.output {
-        Format::Table => {
-            for problem in &report.problems {
-                output::line(&problem_text(problem))?;
-            }
-            for test in report.tests.iter().filter(|test| !test.passed) {
-                output::line(&format!(
-                    "{}:{}: test `{}` failed: {}",
-                    test.path,
-                    test.line,
-                    printable(&test.name),
-                    printable(test.message.as_deref().unwrap_or_default())
-                ))?;
-            }
-            let warnings = report.problems.len() - errors;
-            eprintln!(
-                "{} tests passed, {failed_tests} failed; {errors} errors, {warnings} warnings.",
-                report.tests.len() - failed_tests
-            );
-        }
-        format => {
-            let tests = report.tests.iter();
-            let tests = tests.map(|test| Test {
-                name: &test.name,
-                path: &test.path,
-                line: test.line,
-                passed: test.passed,
-                message: test.message.as_deref().unwrap_or_default(),
-            });
-            let digest = source.digest();
-            output::value(format, &Report { broken, digest, problems: &report.problems, tests: tests.collect() })?;
-        }
+    match arguments.command {
+        Command::Check(check) => check::run(global, check),
+        Command::Diff(diff) => diff::run(global, diff).await,
     }
-    Ok(if broken { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-fn problem_text(problem: &Problem) -> String {
-    let severity = if problem.is_error() { "error" } else { "warning" };
-    let help = problem.help.as_deref().map(|help| format!("\n  help: {help}")).unwrap_or_default();
-    format!(
-        "{}:{}:{}: {severity}[{}]: {}{help}",
-        problem.path,
-        problem.line,
-        problem.column,
-        problem.code,
-        problem.message.lines().map(printable).collect::<Vec<_>>().join("\n  ")
-    )
 }

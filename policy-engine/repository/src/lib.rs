@@ -16,6 +16,7 @@ mod history;
 mod layout;
 mod refusal;
 mod repository;
+mod revision;
 mod signers;
 mod tree;
 
@@ -25,4 +26,5 @@ pub use directory::{DirectoryError, read_dir};
 pub use layout::Bounds;
 pub use refusal::{Refusal, RepositoryError};
 pub use repository::{CommitId, Repository};
+pub use revision::{RevisionError, Revisions};
 pub use signers::{SignersError, TrustedSigners};

@@ -50,6 +50,18 @@ pub(crate) fn read_files(
     Ok(walk.files)
 }
 
+/// The folder `name` of a tree, when it has one.
+pub(crate) fn subtree(repo: &gix::Repository, root: ObjectId, name: &gix::bstr::BStr) -> Result<Option<ObjectId>, Cause> {
+    let data = read_object(repo, root, Kind::Tree, TREE_BYTES, "a folder")?;
+    for entry in TreeRefIter::from_bytes(&data, root.kind()) {
+        let entry = entry.map_err(|e| Cause::new("corrupt", format!("a folder is malformed: {e}")))?;
+        if entry.filename == name && entry.mode.kind() == EntryKind::Tree {
+            return Ok(Some(entry.oid.to_owned()));
+        }
+    }
+    Ok(None)
+}
+
 struct Walk<'a> {
     repo: &'a gix::Repository,
     bounds: &'a Bounds,

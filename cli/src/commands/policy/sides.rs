@@ -1,0 +1,82 @@
+//! The two sides of a comparison: `BASE..HEAD`, one revision and the working tree, or the last commit and the working tree.
+
+use std::path::{Path, PathBuf};
+
+use signet_policy::{Bundle, BundleSource};
+use signet_policy_repository::{self as repository, Revisions};
+
+use super::check::problem_text;
+use crate::failure::Failure;
+
+/// What is compared.
+#[derive(clap::Args)]
+pub(crate) struct Range {
+    /// `BASE..HEAD`, `BASE...HEAD` (from where HEAD left BASE), or BASE alone, which is compared with the working tree.
+    #[arg(default_value = "HEAD", value_name = "BASE..HEAD")]
+    pub(crate) range: String,
+    /// The policy repository's root.
+    #[arg(long, default_value = ".", value_name = "DIR")]
+    pub(crate) repository: PathBuf,
+}
+
+/// One side: its files and what became of them.
+pub(crate) struct Side {
+    pub(crate) source: BundleSource,
+    pub(crate) bundle: Bundle,
+}
+
+/// Reads both sides; a side that does not compile is an error, because there is nothing to compare.
+pub(crate) fn read(range: &Range) -> Result<(Side, Side), Failure> {
+    let (base, head) = sources(range)?;
+    let base_name = base.commit.clone();
+    let head_name = head.commit.clone();
+    Ok((compile(base, &base_name)?, compile(head, &head_name)?))
+}
+
+/// The files of both sides.
+pub(crate) fn sources(range: &Range) -> Result<(BundleSource, BundleSource), Failure> {
+    let path = &range.repository;
+    let revisions = Revisions::discover(path).map_err(|error| {
+        Failure::failed(&error).at(path.display()).next("run this in a Git repository, or name one with --repository")
+    })?;
+    let revision = |name: &str| {
+        revisions.read(name).map_err(|error| {
+            Failure::failed(&error).at(path.display()).next("give two revisions that exist, such as `main..HEAD`")
+        })
+    };
+    let or_head = |name: &str| if name.is_empty() { "HEAD".to_owned() } else { name.to_owned() };
+    if let Some((base, head)) = range.range.split_once("...") {
+        let (base, head) = (or_head(base), or_head(head));
+        let ancestor = revisions
+            .merge_base(&base, &head)
+            .map_err(|error| Failure::failed(&error).at(path.display()).next("give two revisions with a common history"))?;
+        Ok((revision(&ancestor)?, revision(&head)?))
+    } else if let Some((base, head)) = range.range.split_once("..") {
+        Ok((revision(&or_head(base))?, revision(&or_head(head))?))
+    } else {
+        Ok((revision(&range.range)?, working_tree(path)?))
+    }
+}
+
+/// The files of a working tree.
+pub(crate) fn working_tree(path: &Path) -> Result<BundleSource, Failure> {
+    repository::read_dir(path).map_err(|error| {
+        Failure::failed(signet_observe::error_chain(&error))
+            .at(path.display())
+            .next("run this in a policy repository: signet.yaml beside a directory `policies`")
+    })
+}
+
+fn compile(source: BundleSource, name: &str) -> Result<Side, Failure> {
+    match Bundle::compile(&source) {
+        Ok(bundle) => Ok(Side { source, bundle }),
+        Err(problems) => {
+            for problem in &problems {
+                eprintln!("{}", problem_text(problem));
+            }
+            Err(Failure::failed(format!("the policies of `{name}` do not compile"))
+                .at(problems.first().map_or_else(|| name.to_owned(), |p| format!("{}:{}", p.path, p.line)))
+                .next("mend what is listed above; `signet policy check` shows it for the working tree"))
+        }
+    }
+}

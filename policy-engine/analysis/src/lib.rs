@@ -1,0 +1,19 @@
+//! Analysis of policy changes: what a change permits and denies that was not so before, proved by a solver; which of a
+//! repository's invariants it breaks; what it does to traffic that was recorded.
+//!
+//! Used by the command line and by pipelines; never by a sidecar: this crate starts solver processes.
+//!
+//! Invariants:
+//! - Nothing is claimed that was not proved, and no example is shown that the engine did not decide again under both
+//!   bundles.
+//! - Shadow policies are no part of what is enforced, in proofs too; an erring forbid denies.
+
+mod diff;
+mod example;
+mod solver;
+mod symbolic;
+mod template;
+
+pub use diff::{Answer, Change, Diff, Finding, TypeDiff, diff};
+pub use example::Example;
+pub use solver::{SolverSettings, Undecided};
