@@ -267,7 +267,8 @@ impl TypeDiff {
 pub(crate) fn known_names(base: &Side<'_>, head: &Side<'_>) -> (Vec<String>, Vec<String>) {
     /// More would make an example slow to find and no more readable.
     const MOST: usize = 200;
-    let texts = |side: &Side<'_>| side.enforced.iter().map(|p| p.text().to_owned()).collect::<std::collections::HashSet<_>>();
+    let texts =
+        |side: &Side<'_>| side.enforced.iter().map(|p| p.text().to_owned()).collect::<std::collections::HashSet<_>>();
     let (before, after) = (texts(base), texts(head));
     let changed = before.symmetric_difference(&after);
     let (mut workloads, mut services) = (Vec::new(), Vec::new());

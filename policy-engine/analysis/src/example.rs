@@ -105,7 +105,8 @@ pub(crate) struct Wanted<'w> {
 /// The request that the model describes, made readable as far as `holds` stays true of it. Nothing when `holds` is true of
 /// no request that the mesh can have.
 pub(crate) fn example(model: &Model, wanted: &Wanted<'_>, holds: &dyn Fn(&Example) -> bool) -> Option<Example> {
-    let mut found = candidates(model, wanted).into_iter().find(|candidate| is_possible(candidate) && holds(candidate))?;
+    let mut found =
+        candidates(model, wanted).into_iter().find(|candidate| is_possible(candidate) && holds(candidate))?;
     let mut attempt = |change: &dyn Fn(&mut Example)| {
         let mut other = found.clone();
         change(&mut other);
@@ -216,7 +217,8 @@ fn candidates(model: &Model, wanted: &Wanted<'_>) -> Vec<Example> {
         texts.clear();
         let own_method = if method == "OTHER" { values.text("method") } else { method.to_owned() };
         let host = Some(values.text("host")).filter(|h| !h.is_empty()).unwrap_or_else(|| host(&example.service));
-        let other_method = if method == "OTHER" { call(|c| &c.first).unwrap_or("REPORT".to_owned()) } else { method.to_owned() };
+        let other_method =
+            if method == "OTHER" { call(|c| &c.first).unwrap_or("REPORT".to_owned()) } else { method.to_owned() };
         let other_path = call(|c| &c.second).unwrap_or_else(|| "/".to_owned());
         for method in [&own_method, &other_method] {
             for path in [&values.text("path"), &other_path] {

@@ -38,7 +38,9 @@ impl Default for SolverSettings {
 /// Why a question has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Undecided {
-    #[error("the solver `{program}` cannot be started ({why}); install cvc5 or name it in the environment variable CVC5")]
+    #[error(
+        "the solver `{program}` cannot be started ({why}); install cvc5 or name it in the environment variable CVC5"
+    )]
     NoSolver { program: String, why: String },
     #[error("the solver found no answer within {0} s")]
     Time(u64),
@@ -125,6 +127,7 @@ impl Prover {
 fn compile(policies: &[Compiled]) -> Result<CompiledPolicySet, Undecided> {
     let failed = |what: &dyn std::fmt::Display| Undecided::Failed(what.to_string());
     let (schema, env) = model().map_err(|e| failed(&e))?;
-    let set = PolicySet::from_policies(policies.iter().enumerate().map(|(n, p)| p.policy(n))).map_err(|e| failed(&e))?;
+    let set =
+        PolicySet::from_policies(policies.iter().enumerate().map(|(n, p)| p.policy(n))).map_err(|e| failed(&e))?;
     CompiledPolicySet::compile(&set, env, schema).map_err(|e| failed(&e))
 }

@@ -54,6 +54,3 @@ static MODEL: LazyLock<Result<(Schema, RequestEnv), String>> = LazyLock::new(|| 
 pub(crate) fn model() -> Result<&'static (Schema, RequestEnv), &'static str> {
     MODEL.as_ref().map_err(String::as_str)
 }
-
-#[cfg(test)]
-mod tests;

@@ -57,11 +57,8 @@ impl Template {
 pub(crate) fn for_action(declared: &[String], action: &str) -> Vec<Template> {
     let all: Vec<Template> = declared.iter().filter_map(|text| Template::parse(text)).collect();
     let http = |wanted: &dyn Fn(&str) -> bool| {
-        let mut found: Vec<Template> = all
-            .iter()
-            .filter(|t| matches!(&t.shape, Shape::Http { method, .. } if wanted(method)))
-            .cloned()
-            .collect();
+        let mut found: Vec<Template> =
+            all.iter().filter(|t| matches!(&t.shape, Shape::Http { method, .. } if wanted(method))).cloned().collect();
         found.sort_by(|a, b| match (&a.shape, &b.shape) {
             (Shape::Http { segments: a, .. }, Shape::Http { segments: b, .. }) => a.cmp(b),
             _ => std::cmp::Ordering::Equal,
@@ -77,9 +74,7 @@ pub(crate) fn for_action(declared: &[String], action: &str) -> Vec<Template> {
             found
         }
         Some(method) => http(&|m| m == method),
-        None if action == "grpc:call" => {
-            all.into_iter().filter(|t| matches!(t.shape, Shape::Grpc { .. })).collect()
-        }
+        None if action == "grpc:call" => all.into_iter().filter(|t| matches!(t.shape, Shape::Grpc { .. })).collect(),
         None => Vec::new(),
     }
 }

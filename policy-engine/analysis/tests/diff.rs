@@ -32,9 +32,8 @@ fn get(id: &str) -> String {
 /// The request types that change, as `Workload http:GET Service newly_permitted`.
 fn changes(diff: &Diff) -> Vec<String> {
     let short = |name: &str| name.replace("Mesh::", "");
-    let row = |t: &TypeDiff| {
-        format!("{} {} {} {}", short(&t.principal), t.action, short(&t.resource), t.result.as_str())
-    };
+    let row =
+        |t: &TypeDiff| format!("{} {} {} {}", short(&t.principal), t.action, short(&t.resource), t.result.as_str());
     let undecided: Vec<_> = diff.request_types.iter().filter_map(|t| t.undecided.as_ref()).collect();
     assert!(undecided.is_empty(), "{undecided:?}");
     diff.request_types.iter().filter(|t| t.result != Change::NoChange).map(row).collect()
@@ -86,31 +85,62 @@ fn renaming_splitting_merging_and_reordering_change_nothing() {
     let office = "when { context.clock.minute_of_day > 540 && context.clock.weekday < 6 }";
     let read = permit("r", WEB, "action in [Mesh::Action::\"http:GET\", Mesh::Action::\"http:HEAD\"]", LEDGER, office);
     let split = permit("x", WEB, "action == Mesh::Action::\"http:HEAD\"", LEDGER, office)
-        + &permit("y", WEB, "action == Mesh::Action::\"http:GET\"", LEDGER, "when { context.clock.weekday < 6 } when { context.clock.minute_of_day >= 541 }");
+        + &permit(
+            "y",
+            WEB,
+            "action == Mesh::Action::\"http:GET\"",
+            LEDGER,
+            "when { context.clock.weekday < 6 } when { context.clock.minute_of_day >= 541 }",
+        );
     check(("", &read), ("", &split), &[]);
     let forbid = "@id(\"f\") forbid(principal is Mesh::Unauthenticated, action, resource);\n";
     check(("", &(get("a") + forbid)), ("", &(forbid.replace("\"f\"", "\"g\"") + &get("z"))), &[]);
     // A namespace's workload, said by its attributes or by its place.
-    let by_place = permit("p", "principal in Mesh::Namespace::\"a.b/bank\"", "action == Mesh::Action::\"tcp:connect\"", LEDGER, "");
-    let by_name = permit("p", "principal is Mesh::Workload", "action == Mesh::Action::\"tcp:connect\"", LEDGER,
-        "when { principal.trust_domain == \"a.b\" && principal.namespace == \"bank\" }");
+    let by_place = permit(
+        "p",
+        "principal in Mesh::Namespace::\"a.b/bank\"",
+        "action == Mesh::Action::\"tcp:connect\"",
+        LEDGER,
+        "",
+    );
+    let by_name = permit(
+        "p",
+        "principal is Mesh::Workload",
+        "action == Mesh::Action::\"tcp:connect\"",
+        LEDGER,
+        "when { principal.trust_domain == \"a.b\" && principal.namespace == \"bank\" }",
+    );
     check(("", &by_place), ("", &by_name), &[]);
 }
 
 #[test]
 fn facts_of_both_sides_count() {
-    let reads = permit("p", "principal is Mesh::Workload", "action == Mesh::Action::\"http:GET\"", "resource is Mesh::Service",
-        "when { resource.data_class == Mesh::DataClass::\"public\" }");
+    let reads = permit(
+        "p",
+        "principal is Mesh::Workload",
+        "action == Mesh::Action::\"http:GET\"",
+        "resource is Mesh::Service",
+        "when { resource.data_class == Mesh::DataClass::\"public\" }",
+    );
     let service = |class: &str| format!("services: {{a.b/bank/ledger: {{data_class: {class}}}}}\n");
-    let found = check((&service("internal"), &reads), (&service("public"), &reads), &["Workload http:GET Service newly_permitted"]);
+    let found = check(
+        (&service("internal"), &reads),
+        (&service("public"), &reads),
+        &["Workload http:GET Service newly_permitted"],
+    );
     let row = found.request_types.iter().find(|t| t.result == Change::NewlyPermitted).unwrap();
     assert_eq!(row.newly_permitted.as_ref().unwrap().request.service, "a.b/bank/ledger");
     // Team membership, tags and defaults.
     let team = permit("p", "principal in Mesh::Team::\"core\"", "action == Mesh::Action::\"tcp:connect\"", LEDGER, "");
     let members = |list: &str| format!("teams: {{core: {{workloads: [{list}]}}}}\n");
     check((&members("a.b/bank/web"), &team), (&members("a.b/bank/pay"), &team), &["Workload tcp:connect Service both"]);
-    let tagged = permit("p", "principal is Mesh::Workload", "action == Mesh::Action::\"tcp:connect\"", LEDGER,
-        "when { principal.hasTag(\"tier\") && principal.getTag(\"tier\") == \"1\" }");
+    let tagged = permit(
+        "p",
+        "principal is Mesh::Workload",
+        "action == Mesh::Action::\"tcp:connect\"",
+        LEDGER,
+        "when { principal.hasTag(\"tier\") && principal.getTag(\"tier\") == \"1\" }",
+    );
     let tag = |value: &str| format!("workloads: {{a.b/bank/web: {{tags: {{tier: \"{value}\"}}}}}}\n");
     check((&tag("2"), &tagged), (&tag("1"), &tagged), &["Workload tcp:connect Service newly_permitted"]);
     check(("defaults: {data_class: public}\n", &reads), ("", &reads), &["Workload http:GET Service newly_denied"]);
@@ -131,7 +161,13 @@ fn routes_of_both_sides_count() {
     let path = row.newly_permitted.as_ref().unwrap().request.path.clone().unwrap();
     assert!(path.starts_with("/accounts/") && path.ends_with("/entries"), "{path}");
     // A more specific route takes requests away from a grant for the other one.
-    let one = permit("p", WEB, "action == Mesh::Action::\"http:GET\"", "resource == Mesh::Route::\"a.b/bank/ledger#GET /accounts/{id}\"", "");
+    let one = permit(
+        "p",
+        WEB,
+        "action == Mesh::Action::\"http:GET\"",
+        "resource == Mesh::Route::\"a.b/bank/ledger#GET /accounts/{id}\"",
+        "",
+    );
     check(
         (&routes("'GET /accounts/{id}'"), &one),
         (&routes("'GET /accounts/{id}', 'GET /accounts/admin'"), &one),
@@ -143,7 +179,15 @@ fn routes_of_both_sides_count() {
 
 #[test]
 fn conditions_on_paths_are_about_paths_that_requests_can_have() {
-    let like = |pattern: &str| permit("p", WEB, "action == Mesh::Action::\"http:GET\"", LEDGER, &format!("when {{ context.path like \"{pattern}\" }}"));
+    let like = |pattern: &str| {
+        permit(
+            "p",
+            WEB,
+            "action == Mesh::Action::\"http:GET\"",
+            LEDGER,
+            &format!("when {{ context.path like \"{pattern}\" }}"),
+        )
+    };
     check(("", &like("/accounts/1")), ("", &like("/accounts/*")), &["Workload http:GET Service newly_permitted"]);
     // No path holds two slashes in a row or goes up.
     let both = like("/a/*") + &like("/a//*").replace("\"p\"", "\"q\"") + &like("/b/../*").replace("\"p\"", "\"r\"");
@@ -151,14 +195,22 @@ fn conditions_on_paths_are_about_paths_that_requests_can_have() {
     // On a route the path has the route's shape.
     let routes = "services: {a.b/bank/ledger: {routes: ['GET /accounts/{id}']}}\n";
     check((routes, &like("/accounts/*")), (routes, &like("*")), &[]);
-    check((routes, &like("/accounts/1*")), (routes, &like("/accounts/*")), &["Workload http:GET Route newly_permitted"]);
+    check(
+        (routes, &like("/accounts/1*")),
+        (routes, &like("/accounts/*")),
+        &["Workload http:GET Route newly_permitted"],
+    );
 }
 
 #[test]
 fn shadow_policies_are_left_out() {
     let shadow = "@id(\"s\") @mode(\"shadow\") forbid(principal, action, resource);\n";
     check(("", &get("a")), ("", &(get("a") + shadow)), &[]);
-    check(("", &get("a")), ("", &(get("a") + &shadow.replace("@mode(\"shadow\")", ""))), &["Workload http:GET Service newly_denied"]);
+    check(
+        ("", &get("a")),
+        ("", &(get("a") + &shadow.replace("@mode(\"shadow\")", ""))),
+        &["Workload http:GET Service newly_denied"],
+    );
 }
 
 #[test]
@@ -183,7 +235,12 @@ fn every_kind_of_request_is_compared() {
     let permitted: Vec<_> = changes(&found);
     // No route is declared, so no request is about one.
     assert!(permitted.iter().all(|row| row.ends_with("newly_permitted") && !row.contains("Route")), "{permitted:?}");
-    for row in ["Unauthenticated http:OTHER Service", "Workload grpc:call Service", "Workload egress:connect ExternalService", "Workload gateway:forward Service"] {
+    for row in [
+        "Unauthenticated http:OTHER Service",
+        "Workload grpc:call Service",
+        "Workload egress:connect ExternalService",
+        "Workload gateway:forward Service",
+    ] {
         assert!(permitted.iter().any(|found| found.starts_with(row)), "{row} in {permitted:?}");
     }
     // An external service that is declared anew.
@@ -192,7 +249,8 @@ fn every_kind_of_request_is_compared() {
 
 #[test]
 fn context_conditions_are_bounded_by_what_there_is() {
-    let when = |text: &str| permit("p", WEB, "action == Mesh::Action::\"tcp:connect\"", LEDGER, &format!("when {{ {text} }}"));
+    let when =
+        |text: &str| permit("p", WEB, "action == Mesh::Action::\"tcp:connect\"", LEDGER, &format!("when {{ {text} }}"));
     check(("", &when("context.clock.weekday > 0 && context.net.dst_port <= 65535")), ("", &when("true")), &[]);
     check(("", &when("context.net.src_cluster == principal.trust_domain")), ("", &when("true")), &[]);
     check(("", &when("context.net.dst_cluster == \"a.b\"")), ("", &when("true")), &[]);

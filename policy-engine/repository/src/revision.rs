@@ -65,10 +65,8 @@ impl Revisions {
         let id = self.resolve(revision)?;
         let mut tree = Commit::read(&self.git, id).and_then(|commit| commit.tree()).map_err(unreadable)?;
         for part in &self.folder {
-            let missing = || RevisionError::NoFolder {
-                revision: revision.to_owned(),
-                folder: self.folder.display().to_string(),
-            };
+            let missing =
+                || RevisionError::NoFolder { revision: revision.to_owned(), folder: self.folder.display().to_string() };
             let name = part.to_str().ok_or_else(missing)?;
             tree = subtree(&self.git, tree, name.as_bytes().as_bstr()).map_err(unreadable)?.ok_or_else(missing)?;
         }
@@ -79,9 +77,9 @@ impl Revisions {
     /// The best common ancestor of two revisions, as an id.
     pub fn merge_base(&self, one: &str, other: &str) -> Result<String, RevisionError> {
         let (a, b) = (self.resolve(one)?, self.resolve(other)?);
-        let base = self.git.merge_base(a, b);
-        base.map(|id| id.to_string())
-            .map_err(|e| RevisionError::NoCommit { revision: format!("{one}...{other}"), why: e.to_string() })
+        let fail = |why: String| RevisionError::NoCommit { revision: format!("{one}...{other}"), why };
+        let base = self.git.merge_base(a, b).map_err(|e| fail(e.to_string()))?;
+        base.map(|id| id.to_string()).ok_or_else(|| fail("the two have no common ancestor".to_owned()))
     }
 
     fn resolve(&self, revision: &str) -> Result<ObjectId, RevisionError> {

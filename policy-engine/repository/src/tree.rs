@@ -51,7 +51,11 @@ pub(crate) fn read_files(
 }
 
 /// The folder `name` of a tree, when it has one.
-pub(crate) fn subtree(repo: &gix::Repository, root: ObjectId, name: &gix::bstr::BStr) -> Result<Option<ObjectId>, Cause> {
+pub(crate) fn subtree(
+    repo: &gix::Repository,
+    root: ObjectId,
+    name: &gix::bstr::BStr,
+) -> Result<Option<ObjectId>, Cause> {
     let data = read_object(repo, root, Kind::Tree, TREE_BYTES, "a folder")?;
     for entry in TreeRefIter::from_bytes(&data, root.kind()) {
         let entry = entry.map_err(|e| Cause::new("corrupt", format!("a folder is malformed: {e}")))?;

@@ -36,7 +36,7 @@ impl Solver {
 pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<ExitCode, Failure> {
     let (base, head) = sides::read(&arguments.range)?;
     let settings = arguments.solver.settings();
-    let found = tokio::task::spawn_blocking(move || diff(&base.bundle, &head.bundle, &settings))
+    let found = tokio::task::spawn_blocking(move || diff(&base, &head, &settings))
         .await
         .failed("the comparison ended early", "report this as a bug")?;
     match global.output {

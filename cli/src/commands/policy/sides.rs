@@ -19,18 +19,10 @@ pub(crate) struct Range {
     pub(crate) repository: PathBuf,
 }
 
-/// One side: its files and what became of them.
-pub(crate) struct Side {
-    pub(crate) source: BundleSource,
-    pub(crate) bundle: Bundle,
-}
-
 /// Reads both sides; a side that does not compile is an error, because there is nothing to compare.
-pub(crate) fn read(range: &Range) -> Result<(Side, Side), Failure> {
+pub(crate) fn read(range: &Range) -> Result<(Bundle, Bundle), Failure> {
     let (base, head) = sources(range)?;
-    let base_name = base.commit.clone();
-    let head_name = head.commit.clone();
-    Ok((compile(base, &base_name)?, compile(head, &head_name)?))
+    Ok((compile(&base)?, compile(&head)?))
 }
 
 /// The files of both sides.
@@ -47,9 +39,9 @@ pub(crate) fn sources(range: &Range) -> Result<(BundleSource, BundleSource), Fai
     let or_head = |name: &str| if name.is_empty() { "HEAD".to_owned() } else { name.to_owned() };
     if let Some((base, head)) = range.range.split_once("...") {
         let (base, head) = (or_head(base), or_head(head));
-        let ancestor = revisions
-            .merge_base(&base, &head)
-            .map_err(|error| Failure::failed(&error).at(path.display()).next("give two revisions with a common history"))?;
+        let ancestor = revisions.merge_base(&base, &head).map_err(|error| {
+            Failure::failed(&error).at(path.display()).next("give two revisions with a common history")
+        })?;
         Ok((revision(&ancestor)?, revision(&head)?))
     } else if let Some((base, head)) = range.range.split_once("..") {
         Ok((revision(&or_head(base))?, revision(&or_head(head))?))
@@ -67,9 +59,10 @@ pub(crate) fn working_tree(path: &Path) -> Result<BundleSource, Failure> {
     })
 }
 
-fn compile(source: BundleSource, name: &str) -> Result<Side, Failure> {
-    match Bundle::compile(&source) {
-        Ok(bundle) => Ok(Side { source, bundle }),
+fn compile(source: &BundleSource) -> Result<Bundle, Failure> {
+    let name = &source.commit;
+    match Bundle::compile(source) {
+        Ok(bundle) => Ok(bundle),
         Err(problems) => {
             for problem in &problems {
                 eprintln!("{}", problem_text(problem));

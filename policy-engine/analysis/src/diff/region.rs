@@ -47,9 +47,7 @@ impl<'b> Side<'b> {
         for policy in &self.enforced {
             let place = || format!("policy `{}` ({}:{}):", policy.id(), policy.path(), policy.line());
             let translated = translator.policy(policy.cedar());
-            found.extend(
-                translated.map_err(|e| Undecided::Untranslatable { policy: place(), why: e.to_string() })?,
-            );
+            found.extend(translated.map_err(|e| Undecided::Untranslatable { policy: place(), why: e.to_string() })?);
         }
         found.sort_by(order);
         found.dedup_by(|a, b| order(a, b) == Ordering::Equal);
@@ -151,10 +149,11 @@ impl Asking<'_> {
         holds: &dyn Fn(&Example) -> bool,
     ) -> Result<Option<Example>, Undecided> {
         let target = if region.head == Target::Denied { &region.base } else { &region.head };
-        left.extend(self.world(region, target, &[&left, right]).into_iter().map(|holds| Compiled {
-            effect: Effect::Forbid,
-            condition: Expr::not(holds),
-        }));
+        left.extend(
+            self.world(region, target, &[&left, right])
+                .into_iter()
+                .map(|holds| Compiled { effect: Effect::Forbid, condition: Expr::not(holds) }),
+        );
         let Some(model) = prover.allowed_by_first_only(&left, right)? else { return Ok(None) };
         let wanted = Wanted {
             caller: self.request.caller_kind(),

@@ -135,7 +135,10 @@ pub(super) fn errs(expr: &Expr) -> Option<Expr> {
         ExprKind::Or { left, right } => {
             let later = errs(right)?;
             // `right` is evaluated where `left` is false.
-            Some(or(errs(left)?, if bool_of(&later) == Some(false) { later } else { and(not((**left).clone()), later) }))
+            Some(or(
+                errs(left)?,
+                if bool_of(&later) == Some(false) { later } else { and(not((**left).clone()), later) },
+            ))
         }
         ExprKind::If { test_expr, then_expr, else_expr } => {
             let (then, other) = (errs(then_expr)?, errs(else_expr)?);

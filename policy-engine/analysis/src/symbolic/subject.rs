@@ -103,7 +103,8 @@ impl<'s> Facts<'s> {
             "namespace" => variable("p_ns"),
             "service_account" => variable("p_sa"),
             "env" => {
-                let by_value = grouped(self.settings.workloads.iter().filter_map(|(id, f)| Some((id, f.env?.as_str()))));
+                let by_value =
+                    grouped(self.settings.workloads.iter().filter_map(|(id, f)| Some((id, f.env?.as_str()))));
                 self.listed_workloads(by_value, self.settings.defaults.env.as_str())
             }
             _ => return None,
@@ -175,7 +176,9 @@ impl<'s> Facts<'s> {
                 Some((service, declared)) => and(Self::in_services(target, [service]), eq(template, text(declared))),
                 None => Expr::val(false),
             },
-            ("ExternalService", None) => Self::external_name(target).map_or(Expr::val(false), |name| eq(name, text(id))),
+            ("ExternalService", None) => {
+                Self::external_name(target).map_or(Expr::val(false), |name| eq(name, text(id)))
+            }
             _ => Expr::val(false),
         }
     }
@@ -184,7 +187,9 @@ impl<'s> Facts<'s> {
     pub(super) fn resource_in(&self, target: &Target, ancestor: &EntityUID) -> Expr {
         let id: &str = ancestor.eid().as_ref();
         let named = |position: &[(usize, &str)]| match Self::service_names(target) {
-            Some(names) => all(position.iter().filter_map(|(n, v)| Some(eq(names.get(*n)?.clone(), text(v)))).collect()),
+            Some(names) => {
+                all(position.iter().filter_map(|(n, v)| Some(eq(names.get(*n)?.clone(), text(v)))).collect())
+            }
             None => Expr::val(false),
         };
         match kind(ancestor).as_str() {
@@ -218,10 +223,14 @@ impl<'s> Facts<'s> {
                 }
                 _ => return None,
             };
-            return Some(by_value.into_iter().filter(|(value, _)| *value != default).fold(
-                text(default),
-                |otherwise, (value, ids)| ite(one_of(id.clone(), &ids), text(value), otherwise),
-            ));
+            return Some(
+                by_value
+                    .into_iter()
+                    .filter(|(value, _)| *value != default)
+                    .fold(text(default), |otherwise, (value, ids)| {
+                        ite(one_of(id.clone(), &ids), text(value), otherwise)
+                    }),
+            );
         }
         let on_route = Self::template(target).is_some();
         let (default, by_value) = match (name, on_route) {
@@ -237,10 +246,14 @@ impl<'s> Facts<'s> {
             }
             _ => return None,
         };
-        Some(by_value.into_iter().filter(|(value, _)| *value != default).fold(
-            text(default),
-            |otherwise, (value, ids)| ite(Self::in_services(target, ids), text(value), otherwise),
-        ))
+        Some(
+            by_value
+                .into_iter()
+                .filter(|(value, _)| *value != default)
+                .fold(text(default), |otherwise, (value, ids)| {
+                    ite(Self::in_services(target, ids), text(value), otherwise)
+                }),
+        )
     }
 
     /// The services' tags: `(which, key, value)`; routes and external services have none.
@@ -287,11 +300,7 @@ fn any_of<'a>(ids: impl IntoIterator<Item = Names<'a>>, [first, second, third]: 
     any(by_namespace
         .into_iter()
         .map(|((td, ns), names)| {
-            all(vec![
-                eq(first.clone(), text(td)),
-                eq(second.clone(), text(ns)),
-                one_of(third.clone(), &names),
-            ])
+            all(vec![eq(first.clone(), text(td)), eq(second.clone(), text(ns)), one_of(third.clone(), &names)])
         })
         .collect())
 }

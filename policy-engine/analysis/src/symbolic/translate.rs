@@ -3,9 +3,9 @@
 use cedar_policy::{Effect, Policy, PolicyId};
 use cedar_policy_core::ast::{self, BinaryOp, EntityUID, Expr, ExprKind, Literal, PolicyID, UnaryOp, Var};
 
+use super::Unsupported;
 use super::fold::{and, any, bool_of, eq, errs, ite, like, not, or, text, variable};
 use super::subject::{Caller, Facts, Target, kind};
-use super::Unsupported;
 
 /// Rewrites policies for one request type and one side.
 pub(crate) struct Translator<'s> {
@@ -175,11 +175,9 @@ impl Translator<'_> {
             BinaryOp::In => {
                 let subject = self.named(left).ok_or_else(|| Unsupported(format!("`{left} in ..`")))?;
                 match right.expr_kind() {
-                    ExprKind::Set(items) => items
-                        .iter()
-                        .map(|item| self.within(&subject, item))
-                        .collect::<Result<Vec<_>, _>>()
-                        .map(any),
+                    ExprKind::Set(items) => {
+                        items.iter().map(|item| self.within(&subject, item)).collect::<Result<Vec<_>, _>>().map(any)
+                    }
                     _ => self.within(&subject, right),
                 }
             }
@@ -229,9 +227,9 @@ impl Translator<'_> {
             (Named::Action, Named::Literal(uid)) | (Named::Literal(uid), Named::Action) => {
                 Expr::val(self.is_action(uid))
             }
-            (Named::Principal, Named::Principal) | (Named::Resource, Named::Resource) | (Named::Action, Named::Action) => {
-                Expr::val(true)
-            }
+            (Named::Principal, Named::Principal)
+            | (Named::Resource, Named::Resource)
+            | (Named::Action, Named::Action) => Expr::val(true),
             // Of different types.
             _ => Expr::val(false),
         })

@@ -1,0 +1,5 @@
+//! `signet policy` as a person or a pipeline runs it: the built program on real Git repositories.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod diff;
+mod place;
