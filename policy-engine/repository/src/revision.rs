@@ -85,7 +85,7 @@ impl Revisions {
     fn resolve(&self, revision: &str) -> Result<ObjectId, RevisionError> {
         let fail = |why: String| RevisionError::NoCommit { revision: revision.to_owned(), why };
         // A revision is a name here, never an option or a search through messages.
-        if revision.is_empty() || revision.starts_with('-') || revision.contains(":/") {
+        if revision.is_empty() || revision.starts_with(['-', ':']) || revision.contains("{/") {
             return Err(fail("write a branch, a tag, a commit id or `HEAD~1`".to_owned()));
         }
         let id = self.git.rev_parse_single(revision.as_bytes().as_bstr()).map_err(|e| fail(e.to_string()))?;
