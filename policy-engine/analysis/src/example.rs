@@ -68,7 +68,7 @@ impl Example {
             },
         };
         let net = Net { src_ip: self.src_ip, src_cluster, dst_cluster, dst_port: self.dst_port };
-        Request { principal, service: &self.service, action, net, time_us: self.time_us }
+        Request { principal, service: &self.service, action, net, end_user: None, time_us: self.time_us }
     }
 
     /// `spiffe://.. http:GET <service> /path`, on one line.

@@ -314,7 +314,9 @@ impl Translator<'_> {
         let mut path = context_path(of).ok_or_else(unsupported)?;
         path.extend(names.iter().copied());
         Ok(match path.as_slice() {
-            // No request carries these yet (the engine's `Request` has no place for them).
+            // The model has no end users yet: whoever reads a token is not decided, rather than wrongly proved.
+            ["jwt", ..] if self.action.starts_with("http:") || self.action == "grpc:call" => return Err(unsupported()),
+            // No request carries this yet (the engine's `Request` has no place for it).
             ["jwt" | "break_glass", ..] => Expr::val(false),
             ["sni"] if self.action.ends_with(":connect") || self.action == "gateway:forward" => {
                 Expr::has_attr(Expr::var(Var::Context), "sni".into())
