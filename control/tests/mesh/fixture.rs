@@ -15,7 +15,7 @@ use signet_api::control::{MeshRequest, MeshState, Report, Snapshot};
 use signet_api::identity::operator_server::{Operator, OperatorServer};
 use signet_api::identity::{
     AcceptRequest, AcceptResponse, CreateJoinTokenRequest, CreateJoinTokenResponse, FederationState, InviteRequest,
-    InviteResponse, ListFederationRequest, ListSvidsRequest, ListSvidsResponse,
+    InviteResponse, ListFederationRequest, ListSvidsRequest, ListSvidsResponse, UnlinkRequest, UnlinkResponse,
 };
 use signet_control::{Config, Control, LinkConfig, PolicyConfig};
 use signet_mtls::testing::{self, Ca};
@@ -212,6 +212,10 @@ impl Operator for Registrar {
     }
 
     async fn accept(&self, _: Request<AcceptRequest>) -> Result<Response<AcceptResponse>, Status> {
+        elsewhere()
+    }
+
+    async fn unlink(&self, _: Request<UnlinkRequest>) -> Result<Response<UnlinkResponse>, Status> {
         elsewhere()
     }
 }
