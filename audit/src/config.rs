@@ -28,6 +28,12 @@ pub struct Config {
     /// not given. It must not be restored together with the database.
     #[serde(default)]
     pub state_dir: Option<PathBuf>,
+    /// Which logs this service cosigns as a witness; none when not given.
+    #[serde(default)]
+    pub witness: Option<Witness>,
+    /// Who cosigns this log.
+    #[serde(default)]
+    pub witnesses: Vec<AskedWitness>,
     /// Logs and traces.
     #[serde(default)]
     pub telemetry: TelemetryConfig,
@@ -39,6 +45,26 @@ pub struct Config {
 pub struct Tlog {
     /// Its address.
     pub listen: SocketAddr,
+}
+
+/// This service as a witness of other logs.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Witness {
+    /// The Ed25519 key that cosigns; made when absent. It must not be the log's.
+    pub key_file: PathBuf,
+    /// Verifier keys of the logs, `NAME+8 HEX DIGITS+BASE64`.
+    pub logs: Vec<String>,
+}
+
+/// A witness (C2SP tlog-witness) that is asked to cosign this log.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AskedWitness {
+    /// `http://ADDRESS:PORT[/PATH]`, below which it takes `add-checkpoint`.
+    pub url: String,
+    /// Its verifier key for cosignatures, `NAME+8 HEX DIGITS+BASE64`.
+    pub key: String,
 }
 
 impl Config {
@@ -56,6 +82,12 @@ impl Config {
         directory.join("last-checkpoint")
     }
 
+    /// Where the checkpoints that were cosigned last are remembered.
+    #[must_use]
+    pub fn witnessed_dir(&self) -> PathBuf {
+        self.state_file().with_file_name("witnessed")
+    }
+
     /// For `/config`: the connection string without its password.
     #[must_use]
     pub fn redacted(&self) -> serde_json::Value {
@@ -68,8 +100,16 @@ impl Config {
             "database_url": crate::query::redact(&self.database_url),
             "log_key_file": self.log_key_file,
             "state_file": self.state_file(),
+            "witness": self.witness.as_ref().map(|witness| &witness.logs),
+            "witnesses": self.witnesses.iter().map(|asked| [&asked.url, &asked.key]).collect::<Vec<_>>(),
         })
     }
+}
+
+/// The name under which the audit service of a trust domain cosigns other logs.
+#[must_use]
+pub fn witness_name(trust_domain: &str) -> String {
+    format!("{trust_domain}/signet-witness")
 }
 
 /// The origin of the log of a trust domain.

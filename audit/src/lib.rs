@@ -20,6 +20,7 @@ mod tlog;
 pub mod verify;
 pub mod why;
 mod wire;
+mod witness;
 
 pub use store::StoreError;
 pub use store::guard::GuardError;

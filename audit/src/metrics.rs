@@ -21,6 +21,7 @@ pub struct Metrics {
     pub(crate) tree_size: Gauge,
     pub(crate) checkpoint_size: Gauge,
     pub(crate) checkpoint_time: Gauge,
+    pub(crate) lacking_cosignatures: Gauge,
 }
 
 impl Default for Metrics {
@@ -39,6 +40,7 @@ impl Default for Metrics {
             tree_size: Gauge::default(),
             checkpoint_size: Gauge::default(),
             checkpoint_time: Gauge::default(),
+            lacking_cosignatures: Gauge::default(),
         }
     }
 }
@@ -67,6 +69,11 @@ impl Metrics {
             "checkpoint_timestamp_seconds",
             "When the newest checkpoint was signed, Unix time",
             self.checkpoint_time.clone(),
+        );
+        registry.register(
+            "lacking_cosignatures",
+            "Witnesses that have not cosigned the newest checkpoint",
+            self.lacking_cosignatures.clone(),
         );
     }
 }

@@ -15,6 +15,10 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::merkle::Hash;
 
+mod cosignature;
+
+pub use cosignature::{CosignerKey, CosignerVerifier, split_note};
+
 /// Signature type of Ed25519 in a signed note.
 const ED25519_TYPE: u8 = 1;
 
@@ -73,16 +77,17 @@ impl LogKey {
     /// # Errors
     /// When a file cannot be read or written, or holds another log's key.
     pub fn load_or_create(path: &Path, name: &str) -> Result<Self, NoteError> {
-        let key = match fs::read_to_string(path) {
-            Ok(text) => Self::parse(path, name, text.trim())?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Self::create(path, name)?,
-            Err(source) => return Err(NoteError::File { action: "read", path: path.to_owned(), source }),
-        };
-        let mut public = path.as_os_str().to_owned();
-        public.push(".pub");
-        let public = PathBuf::from(public);
-        write_whole(&public, format!("{}\n", key.verifier_key()).as_bytes(), 0o644)?;
+        let key = Self::read_or_create(path, name)?;
+        write_public(path, &key.verifier_key())?;
         Ok(key)
+    }
+
+    fn read_or_create(path: &Path, name: &str) -> Result<Self, NoteError> {
+        match fs::read_to_string(path) {
+            Ok(text) => Self::parse(path, name, text.trim()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Self::create(path, name),
+            Err(source) => Err(NoteError::File { action: "read", path: path.to_owned(), source }),
+        }
     }
 
     fn create(path: &Path, name: &str) -> Result<Self, NoteError> {
@@ -189,21 +194,34 @@ impl std::str::FromStr for VerifierKey {
     type Err = NoteError;
 
     fn from_str(text: &str) -> Result<Self, NoteError> {
-        let bad = || NoteError::VerifierKey(text.to_owned());
-        // The base64 may have `+` of its own, the name may not.
-        let mut parts = text.trim().splitn(3, '+');
-        let (Some(name), Some(id), Some(public)) = (parts.next(), parts.next(), parts.next()) else {
-            return Err(bad());
-        };
-        let typed_public = STANDARD.decode(public).map_err(|_| bad())?;
-        let fits = typed_public.first() == Some(&ED25519_TYPE)
-            && typed_public.len() == 33
-            && hex::encode(key_id(name, &typed_public)) == id;
-        if !fits {
-            return Err(bad());
-        }
-        Ok(Self { name: name.to_owned(), typed_public })
+        let (name, typed_public) = parse_verifier(text, ED25519_TYPE)?;
+        Ok(Self { name, typed_public })
     }
+}
+
+/// Name and typed public key of a verifier key of this signature type.
+fn parse_verifier(text: &str, signature_type: u8) -> Result<(String, Vec<u8>), NoteError> {
+    let bad = || NoteError::VerifierKey(text.to_owned());
+    // The base64 may have `+` of its own, the name may not.
+    let mut parts = text.trim().splitn(3, '+');
+    let (Some(name), Some(id), Some(public)) = (parts.next(), parts.next(), parts.next()) else {
+        return Err(bad());
+    };
+    let typed_public = STANDARD.decode(public).map_err(|_| bad())?;
+    let fits = typed_public.first() == Some(&signature_type)
+        && typed_public.len() == 33
+        && hex::encode(key_id(name, &typed_public)) == id;
+    if !fits {
+        return Err(bad());
+    }
+    Ok((name.to_owned(), typed_public))
+}
+
+/// Writes a verifier key beside the key file, as `<file>.pub`.
+fn write_public(path: &Path, verifier_key: &str) -> Result<(), NoteError> {
+    let mut public = path.as_os_str().to_owned();
+    public.push(".pub");
+    write_whole(&PathBuf::from(public), format!("{verifier_key}\n").as_bytes(), 0o644)
 }
 
 /// A signed tree head.

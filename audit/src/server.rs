@@ -17,11 +17,12 @@ use crate::checkpoint::{Latest, Signer};
 use crate::config::Config;
 use crate::ingest::IngestService;
 use crate::metrics::Metrics;
-use crate::note::{LogKey, VerifierKey};
+use crate::note::{CosignerKey, LogKey, VerifierKey};
 use crate::sequencer::Sequencer;
 use crate::store::guard::Guard;
 use crate::store::{Store, StoreError};
 use crate::tlog;
+use crate::witness::{self, Witness, Witnesses};
 
 /// How often the partitions of the coming days are made.
 const PARTITIONS: Duration = Duration::from_secs(1_800);
@@ -93,6 +94,8 @@ pub async fn serve(
     let key = LogKey::load_or_create(&config.log_key_file, &config.origin())?;
     let verifier: VerifierKey = key.verifier_key().parse()?;
     let guard = Arc::new(Guard::open(&config.state_file(), &verifier)?);
+    let witness = open_witness(config)?;
+    let witnesses = Witnesses::new(verifier, &config.witnesses)?;
     // No checkpoint may be shown to the network at large without the auditor role; on loopback it is the machine's own.
     anyhow::ensure!(config.tlog.listen.ip().is_loopback(), "tlog.listen is plain HTTP and must be on loopback");
     let ingest = TcpListener::bind(config.listen).await.with_context(|| format!("listen on `{}`", config.listen))?;
@@ -122,6 +125,7 @@ pub async fn serve(
         latest: Arc::clone(&latest),
         metrics: metrics.clone(),
         condition: signing,
+        witnesses,
     };
     // Before anything is taken: a database that went back stops the service here, with its reason.
     first_checkpoint(&signer, &cancel).await?;
@@ -146,6 +150,10 @@ pub async fn serve(
         tasks.spawn(async move { Ok(signet_mtls::grpc::serve_with(ingest, tls, routes, options, stop).await?) });
     }
     let app = tlog::router(store.clone(), latest);
+    let app = match witness {
+        Some(witness) => app.merge(witness::router(Arc::new(witness))),
+        None => app,
+    };
     let log_stop = stop.clone();
     tasks.spawn(async move { Ok(axum::serve(log, app).with_graceful_shutdown(log_stop.cancelled_owned()).await?) });
     tasks.spawn(finish(sequencer.run(stop.clone())));
@@ -177,6 +185,19 @@ pub async fn serve(
 async fn finish(task: impl Future<Output = ()>) -> anyhow::Result<()> {
     task.await;
     Ok(())
+}
+
+/// The service as a witness of other logs, where it is one.
+fn open_witness(config: &Config) -> anyhow::Result<Option<Witness>> {
+    let Some(witness) = &config.witness else { return Ok(None) };
+    anyhow::ensure!(
+        witness.key_file != config.log_key_file,
+        "witness.key_file is the log's key; a witness needs a key of its own"
+    );
+    let key = CosignerKey::load_or_create(&witness.key_file, &crate::config::witness_name(&config.trust_domain))?;
+    let logs: Vec<VerifierKey> =
+        witness.logs.iter().map(|log| log.parse()).collect::<Result<_, _>>().context("witness.logs")?;
+    Ok(Some(Witness::open(key, &config.witnessed_dir(), logs)?))
 }
 
 /// Opens the store, waiting for PostgreSQL as long as it takes.

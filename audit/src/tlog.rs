@@ -34,7 +34,7 @@ async fn checkpoint(State(log): State<Log>) -> Response {
     match log.latest.load_full() {
         Some(latest) => {
             let headers = [(header::CONTENT_TYPE, "text/plain; charset=utf-8"), (header::CACHE_CONTROL, FRESH)];
-            (headers, latest.note.clone()).into_response()
+            (headers, latest.cosigned()).into_response()
         }
         None => absent("no checkpoint was signed yet\n"),
     }

@@ -30,6 +30,9 @@ pub(crate) struct Cluster {
     pub(crate) tlog: String,
     pub(crate) log_origin: String,
     pub(crate) log_key: String,
+    /// Verifier key with which this cluster cosigns other logs.
+    #[serde(default)]
+    pub(crate) witness_key: String,
     pub(crate) agent_socket: PathBuf,
     /// Admin listeners of the cluster's components, by name ("identity", "agent", "control", "audit", "gateway").
     #[serde(default)]

@@ -38,6 +38,7 @@ pub struct Cluster {
     pub tlog: String,
     pub log_origin: String,
     pub log_key: String,
+    pub witness_key: String,
     pub agent_socket: PathBuf,
     #[serde(default)]
     pub admin: BTreeMap<String, String>,

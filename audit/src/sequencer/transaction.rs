@@ -120,6 +120,7 @@ impl Sequencer {
             .await?;
         let (size, root) = size_and_root(row);
         if let Some(edge) = self.edge.take()
+            && !self.guard.is_contradicted()
             && edge.size() == size
             && edge.root() == root
         {

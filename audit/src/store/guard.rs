@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use sqlx::PgConnection;
@@ -60,6 +61,8 @@ pub enum GuardError {
 pub(crate) struct Guard {
     file: PathBuf,
     signed: Mutex<Option<Checkpoint>>,
+    /// What is stored was found not to continue what was signed.
+    contradicted: AtomicBool,
 }
 
 impl Guard {
@@ -74,7 +77,7 @@ impl Guard {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(source) => return Err(failed(NoteError::File { action: "read", path: file.to_owned(), source })),
         };
-        Ok(Self { file: file.to_owned(), signed: Mutex::new(signed) })
+        Ok(Self { file: file.to_owned(), signed: Mutex::new(signed), contradicted: AtomicBool::new(false) })
     }
 
     pub(crate) fn signed(&self) -> Option<Checkpoint> {
@@ -89,6 +92,33 @@ impl Guard {
         Ok(())
     }
 
+    /// Whether the last check failed, so that nothing may be sequenced without another.
+    pub(crate) fn is_contradicted(&self) -> bool {
+        self.contradicted.load(Ordering::Relaxed)
+    }
+
+    /// Takes up a checkpoint that a witness showed and this log's key signed. Where what is stored does not continue it,
+    /// it is remembered, so that nothing is sequenced until that is mended, after a restart too.
+    ///
+    /// # Errors
+    /// When what is stored does not continue it.
+    pub(crate) async fn recall(
+        &self,
+        store: &Store,
+        connection: &mut PgConnection,
+        witnessed: Checkpoint,
+        note: &str,
+    ) -> Result<(), StoreError> {
+        let (size, root) = store.head(&mut *connection).await?;
+        let checked = self.check_against(store, connection, witnessed, size, &root).await;
+        if matches!(checked, Err(StoreError::Guard(_))) {
+            self.contradicted.store(true, Ordering::Relaxed);
+            // Also where a larger one is remembered: that is of the fork.
+            self.remember(witnessed, note)?;
+        }
+        checked
+    }
+
     /// Proves that the tree of this size and root continues what was signed.
     pub(crate) async fn check(
         &self,
@@ -98,6 +128,24 @@ impl Guard {
         root: &Hash,
     ) -> Result<(), StoreError> {
         let Some(signed) = self.signed() else { return Ok(()) };
+        let checked = self.check_against(store, connection, signed, size, root).await;
+        match &checked {
+            Ok(()) => self.contradicted.store(false, Ordering::Relaxed),
+            Err(StoreError::Guard(_)) => self.contradicted.store(true, Ordering::Relaxed),
+            // PostgreSQL is away: nothing was found out.
+            Err(_) => {}
+        }
+        checked
+    }
+
+    async fn check_against(
+        &self,
+        store: &Store,
+        connection: &mut PgConnection,
+        signed: Checkpoint,
+        size: u64,
+        root: &Hash,
+    ) -> Result<(), StoreError> {
         let origin = store.origin().to_owned();
         let file = self.file.clone();
         if size < signed.size {

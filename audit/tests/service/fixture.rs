@@ -49,6 +49,8 @@ pub fn config(postgres: &Postgres, directory: &Path, trust_domain: &str) -> Conf
         database_url: postgres.dsn(),
         log_key_file: directory.join(format!("{trust_domain}.key")),
         state_dir: Some(directory.join(format!("{trust_domain}.state"))),
+        witness: None,
+        witnesses: Vec::new(),
         telemetry: signet_observe::TelemetryConfig::default(),
     }
 }
@@ -131,11 +133,17 @@ impl Service {
     }
 
     pub async fn get(&self, path: &str) -> (u16, String, Vec<u8>) {
+        self.call(&format!("GET {path} HTTP/1.1\r\nhost: log\r\nconnection: close\r\n\r\n")).await
+    }
+
+    pub async fn post(&self, path: &str, body: &str) -> (u16, String, Vec<u8>) {
+        let head = format!("POST {path} HTTP/1.1\r\nhost: log\r\nconnection: close\r\ncontent-length: {}", body.len());
+        self.call(&format!("{head}\r\n\r\n{body}")).await
+    }
+
+    async fn call(&self, request: &str) -> (u16, String, Vec<u8>) {
         let mut stream = tokio::net::TcpStream::connect(self.addresses.tlog).await.unwrap();
-        stream
-            .write_all(format!("GET {path} HTTP/1.1\r\nhost: log\r\nconnection: close\r\n\r\n").as_bytes())
-            .await
-            .unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await.unwrap();
         let end = answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap();

@@ -13,3 +13,4 @@ mod fixture;
 mod ingest;
 mod log;
 mod questions;
+mod witnesses;

@@ -32,6 +32,7 @@ impl Endpoints {
                     tlog: format!("http://{}", cluster.tlog),
                     log_origin: format!("{}/signet-log", cluster.trust_domain),
                     log_key: verifier_key(&files::log_key(cluster))?,
+                    witness_key: verifier_key(&files::witness_key(cluster))?,
                     agent_socket: cluster.agent_socket(),
                     admin: cluster
                         .admin
@@ -98,7 +99,7 @@ impl Endpoints {
     }
 }
 
-/// The audit service writes the verifier key of its log beside the signing key.
+/// The verifier key of a log or witness lies beside its signing key.
 fn verifier_key(log_key: &Path) -> Result<String, Failure> {
     let path = log_key.with_extension("key.pub");
     let key = std::fs::read_to_string(&path).map_err(|error| {

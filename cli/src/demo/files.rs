@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use rust_embed::RustEmbed;
 use serde_json::{Value, json};
+use signet_audit::note::{CosignerKey, LogKey};
 
 use super::directory::{make, write_private};
 use super::netns::{self, Network};
@@ -46,7 +47,7 @@ pub(crate) fn write_all(
         config(cluster, "entries", &entries(cluster, &workloads))?;
         config(cluster, "identity", &identity(cluster, tuning))?;
         config(cluster, "agent", &agent(cluster))?;
-        config(cluster, "audit", &audit(cluster, dsn))?;
+        config(cluster, "audit", &audit(cluster, plan, dsn)?)?;
         config(cluster, "control", &control(cluster, policy))?;
         config(cluster, "gateway", &gateway(cluster))?;
         for workload in workloads {
@@ -163,8 +164,21 @@ pub(crate) fn join_token(cluster: &ClusterPlan) -> PathBuf {
     cluster.dir.join("join-token")
 }
 
-fn audit(cluster: &ClusterPlan, dsn: &str) -> Value {
-    json!({
+/// The clusters cosign each other's logs: the keys for that are made before any service starts.
+fn audit(cluster: &ClusterPlan, plan: &Plan, dsn: &str) -> Result<Value, Failure> {
+    let (mut logs, mut witnesses) = (Vec::new(), Vec::new());
+    for other in plan.clusters.values().filter(|other| other.name != cluster.name) {
+        make(&other.component_dir("audit"))?;
+        let next = "check the rights in the demo's directory";
+        let log = LogKey::load_or_create(&log_key(other), &signet_audit::config::origin(&other.trust_domain))
+            .failed("cannot make the key of a log", next)?;
+        let name = signet_audit::config::witness_name(&other.trust_domain);
+        let cosigner =
+            CosignerKey::load_or_create(&witness_key(other), &name).failed("cannot make the key of a witness", next)?;
+        logs.push(log.verifier_key());
+        witnesses.push(json!({ "url": format!("http://{}", other.tlog), "key": cosigner.verifier_key() }));
+    }
+    Ok(json!({
         "trust_domain": cluster.trust_domain,
         "workload_api": socket(&cluster.socket("audit")),
         "listen": cluster.audit,
@@ -173,7 +187,14 @@ fn audit(cluster: &ClusterPlan, dsn: &str) -> Value {
         "database_url": dsn,
         "log_key_file": log_key(cluster),
         "state_dir": cluster.component_dir("audit"),
-    })
+        "witness": { "key_file": witness_key(cluster), "logs": logs },
+        "witnesses": witnesses,
+    }))
+}
+
+/// The key with which a cluster's audit service cosigns other logs.
+pub(crate) fn witness_key(cluster: &ClusterPlan) -> PathBuf {
+    cluster.component_dir("audit").join("witness.key")
 }
 
 /// The log's signing key; its verifier key lies beside it.

@@ -17,6 +17,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("the_log_of_each_cluster_adds_up_to_its_signed_checkpoint", |demo| Box::pin(adds_up(demo))),
     ("a_decision_is_in_the_log_within_seconds_and_the_log_only_grows", |demo| Box::pin(grows(demo))),
     ("a_checkpoint_changed_in_one_byte_does_not_verify", |demo| Box::pin(changed_checkpoint(demo))),
+    ("each_cluster_cosigns_the_checkpoints_of_the_other", |demo| Box::pin(cosigned(demo))),
     ("the_log_shows_nothing_beyond_its_checkpoint", |demo| Box::pin(nothing_beyond(demo))),
 ];
 
@@ -263,6 +264,39 @@ async fn changed_checkpoint(demo: &Demo) -> anyhow::Result<()> {
     assert_ne!(note, larger);
     assert!(open_note(&larger, &east.log_origin, &east.log_key).is_err(), "another size");
     assert!(open_note(&note, &east.log_origin, &west.log_key).is_err(), "another cluster's key");
+    Ok(())
+}
+
+/// C2SP tlog-cosignature: when the witness with `key` signed this note; none when it did not.
+fn cosigned_at(note: &str, key: &str) -> anyhow::Result<Option<u64>> {
+    let (name, rest) = key.split_once('+').context("the key has no name")?;
+    let bytes = STANDARD.decode(rest.split_once('+').context("the key has no ID")?.1)?;
+    ensure!(bytes.len() == 33 && bytes[0] == 4, "not a key for cosignatures");
+    let (text, signatures) = note.split_once("\n\n").context("the note has no signatures")?;
+    let prefix = format!("\u{2014} {name} ");
+    let lines = signatures.lines().filter_map(|line| STANDARD.decode(line.strip_prefix(&prefix)?).ok());
+    Ok(lines.filter(|line| line.len() == 76 && line[..4] == sha256(&[name.as_bytes(), b"\n", &bytes])[..4]).find_map(
+        |line| {
+            let time = u64::from_be_bytes(line[4..12].try_into().ok()?);
+            let message = format!("cosignature/v1\ntime {time}\n{text}\n");
+            UnparsedPublicKey::new(&ED25519, &bytes[1..]).verify(message.as_bytes(), &line[12..]).ok().map(|()| time)
+        },
+    ))
+}
+
+async fn cosigned(demo: &Demo) -> anyhow::Result<()> {
+    for (of, by) in [("east", "west"), ("west", "east")] {
+        let (log, witness) = (demo.cluster(of)?, demo.cluster(by)?);
+        let (note, at) = wait::until(&format!("{by}'s cosignature of a checkpoint of {of}"), SOON, || async {
+            let note = Log(log).note().await?;
+            Ok(cosigned_at(&note, &witness.witness_key)?.map(|at| (note, at)))
+        })
+        .await?;
+        open_note(&note, &log.log_origin, &log.log_key)?;
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
+        assert!(at <= now + 1 && at + 60 > now, "{by} cosigned {of} at {at}, it is {now}");
+        assert_eq!(cosigned_at(&note, &log.witness_key)?, None, "{of} does not cosign itself");
+    }
     Ok(())
 }
 
