@@ -180,3 +180,47 @@ pub async fn endless() -> (SocketAddr, Reached, Written) {
     });
     (address, reached, written)
 }
+
+/// Holds answers back.
+#[derive(Clone)]
+pub struct Gate {
+    asked: tokio::sync::watch::Sender<usize>,
+    open: tokio::sync::watch::Sender<bool>,
+}
+
+impl Gate {
+    /// Lets all answers go.
+    pub fn open(&self) {
+        self.open.send_replace(true);
+    }
+
+    /// Until `count` calls wait for the gate, or have passed it.
+    pub async fn reached(&self, count: usize) {
+        let _ = self.asked.subscribe().wait_for(|asked| *asked >= count).await;
+    }
+}
+
+/// Answers `ok`: to `/gated` once the gate is open, to everything else at once.
+pub async fn gated() -> (SocketAddr, Gate) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let gate = Gate { asked: tokio::sync::watch::channel(0).0, open: tokio::sync::watch::channel(false).0 };
+    let held = gate.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let held = held.clone();
+            let service = service_fn(move |request: Request<Incoming>| {
+                let held = held.clone();
+                async move {
+                    if request.uri().path() == "/gated" {
+                        held.asked.send_modify(|asked| *asked += 1);
+                        let _ = held.open.subscribe().wait_for(|open| *open).await;
+                    }
+                    Ok::<_, Infallible>(Response::new(http_body_util::Full::new(Bytes::from_static(b"ok"))))
+                }
+            });
+            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    (address, gate)
+}

@@ -10,6 +10,7 @@
 
 mod apps;
 mod conformance;
+mod drain;
 mod egress;
 mod end_users;
 mod grpc;
