@@ -26,7 +26,7 @@ const MAX_LEASE_SECONDS: u32 = 24 * 3600;
 /// How to reach a linked cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Address {
-    /// `host:port` of its east-west gateway.
+    /// `host:port` of its east-west gateway; of its replicas, with commas between.
     pub gateway: String,
     /// `host:port` of its control plane.
     pub control: String,

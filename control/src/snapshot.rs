@@ -152,7 +152,7 @@ fn imported(world: &World, desired: &Desired) -> Vec<OutboundService> {
                     .map(ToString::to_string)
                     .collect(),
                 gateway: Some(RemoteGateway {
-                    addresses: vec![import.gateway.clone()],
+                    addresses: import.gateway.split(',').map(str::to_owned).collect(),
                     spiffe_id: gateway.to_string(),
                     authority: format!("{host}:{}", service.port),
                 }),

@@ -3,6 +3,7 @@
 
 mod harness;
 mod refusals;
+mod replicas;
 
 use std::time::Duration;
 

@@ -301,10 +301,14 @@ fn read_payload(bytes: &[u8]) -> Result<Invite, InviteError> {
         BundleError::Field { field: name, why } => field(name, why),
         other @ BundleError::Json { .. } => field("bundle", other.to_string()),
     })?;
-    for (name, address) in [("gateway", &payload.gateway), ("control", &payload.control)] {
-        if !address.is_empty() && !is_host_port(address) {
-            return Err(field(name, format!("`{address}` is not host:port")));
-        }
+    if !payload.gateway.is_empty() && !is_host_ports(&payload.gateway) {
+        return Err(field(
+            "gateway",
+            format!("`{}` is not host:port, or several with commas between", payload.gateway),
+        ));
+    }
+    if !payload.control.is_empty() && !is_host_port(&payload.control) {
+        return Err(field("control", format!("`{}` is not host:port", payload.control)));
     }
     Ok(Invite {
         trust_domain,
@@ -324,6 +328,14 @@ fn read_payload(bytes: &[u8]) -> Result<Invite, InviteError> {
 pub fn is_host_port(text: &str) -> bool {
     let Ok(authority) = text.parse::<http::uri::Authority>() else { return false };
     !text.contains('@') && !authority.host().is_empty() && authority.port_u16().is_some_and(|port| port > 0)
+}
+
+/// The most replicas of a gateway that are named one by one; more stand behind a name or a balancer.
+const MAX_GATEWAYS: usize = 16;
+
+/// `host:port`, or several with commas between.
+pub fn is_host_ports(text: &str) -> bool {
+    text.split(',').count() <= MAX_GATEWAYS && text.split(',').all(is_host_port)
 }
 
 fn verify_signature(chain: &[CertificateDer<'static>], payload: &[u8], signature: &[u8]) -> Result<(), InviteError> {

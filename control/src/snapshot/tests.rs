@@ -130,6 +130,20 @@ fn an_imported_service_is_reached_through_its_own_clusters_gateway() {
 }
 
 #[test]
+fn each_replica_of_a_gateway_is_an_address() {
+    let mut world = world();
+    let mut imports = Imports::clone(&world.imports);
+    for import in imports.values_mut() {
+        import.gateway = "a.west.example:15443,10.1.2.3:15443,[fd00::1]:15443".to_owned();
+    }
+    world.imports = Arc::new(imports);
+    let snapshot = build(&world, &sidecar("bank", "web")).unwrap();
+    let fraud = snapshot.outbound.iter().find(|o| o.service == "west.example/bank/fraud").unwrap();
+    let addresses = &fraud.gateway.as_ref().unwrap().addresses;
+    assert_eq!(addresses, &["a.west.example:15443", "10.1.2.3:15443", "[fd00::1]:15443"]);
+}
+
+#[test]
 fn a_linked_cluster_cannot_take_over_a_name_that_is_served_already() {
     let mut world = world();
     let import = |td: &str, names: &[&str]| Import {

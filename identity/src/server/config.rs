@@ -7,7 +7,7 @@ use signet_mtls::TrustDomain;
 use signet_observe::TelemetryConfig;
 use signet_spool::SpoolConfig;
 
-use crate::{bundle::DEFAULT_REFRESH_HINT, entries::MAX_TTL, invite::is_host_port};
+use crate::{bundle::DEFAULT_REFRESH_HINT, entries::MAX_TTL, invite::is_host_port, invite::is_host_ports};
 
 /// `signet-identity server --config FILE`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -72,7 +72,7 @@ pub struct BundleEndpointConfig {
 pub struct FederationConfig {
     /// The URL under which partners reach the bundle endpoint; its listener's address by default.
     pub advertise_bundle_endpoint: Option<String>,
-    /// `host:port` of this cluster's gateway, as partners reach it.
+    /// `host:port` of this cluster's gateway, as partners reach it; of its replicas, with commas between.
     pub advertise_gateway: Option<String>,
     /// `host:port` of this cluster's control plane, as partners reach it.
     pub advertise_control: Option<String>,
@@ -129,11 +129,15 @@ impl ServerConfig {
         {
             wrong("federation.advertise_bundle_endpoint", format!("`{url}`: {error}"));
         }
-        for (field, address) in [
-            ("federation.advertise_gateway", &self.federation.advertise_gateway),
-            ("federation.advertise_control", &self.federation.advertise_control),
-            ("audit", &self.audit),
-        ] {
+        if let Some(address) = self.federation.advertise_gateway.as_deref().filter(|address| !is_host_ports(address)) {
+            wrong(
+                "federation.advertise_gateway",
+                format!("`{address}` is not host:port, or several with commas between and no spaces"),
+            );
+        }
+        for (field, address) in
+            [("federation.advertise_control", &self.federation.advertise_control), ("audit", &self.audit)]
+        {
             if let Some(address) = address.as_deref().filter(|address| !is_host_port(address)) {
                 wrong(field, format!("`{address}` is not host:port"));
             }
