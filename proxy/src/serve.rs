@@ -59,6 +59,8 @@ pub(crate) async fn accept<F>(
             }
         };
         let accepted = tokio::select! {
+            // What came after the drain began is not ours any more.
+            biased;
             () = stop.drain.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
