@@ -11,6 +11,7 @@ mod external;
 mod place;
 mod resolve;
 mod routes;
+mod traffic;
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -5,6 +5,7 @@
 //! function that cannot fail.
 
 mod route;
+mod traffic;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -16,6 +17,7 @@ use signet_mtls::{SpiffeId, TrustDomain};
 use signet_policy::{Bundle, BundleSource};
 
 pub use route::{Backend, Match, Route, RouteKind, Rule, Target};
+pub use traffic::{Limit, TrafficPolicy};
 
 /// A service's name within one trust domain.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -155,6 +157,8 @@ pub struct Desired {
     pub externals: Vec<External>,
     /// Routes that are attached to services.
     pub routes: Vec<Route>,
+    /// Policies that are attached to services.
+    pub traffic: Vec<TrafficPolicy>,
     /// What was ignored or looks wrong but does not stop the manifests from being used.
     pub warnings: Vec<String>,
 }

@@ -4,6 +4,7 @@
 //! gateway sees exported services and no others.
 
 mod routes;
+mod traffic;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -95,6 +96,7 @@ fn inbound(world: &World, desired: &Desired, namespace: &str, service_account: &
                 target_port: u32::from(*target),
                 protocol: port.protocol.as_str().to_owned(),
                 permissive: service.admission == Admission::Permissive,
+                rate_limits: traffic::limits(world, desired, service, port),
             }));
         }
     }
@@ -115,10 +117,12 @@ fn outbound(world: &World, desired: &Desired, own_namespace: &str) -> Vec<Outbou
             gateway: None,
             addresses: service.addresses.iter().map(ToString::to_string).collect(),
             routes: None,
+            traffic: None,
         }));
     }
     outbound.extend(imported(world, desired));
     routes::attach(desired, own_namespace, &mut outbound);
+    traffic::attach(desired, &mut outbound);
     outbound
 }
 
@@ -158,6 +162,7 @@ fn imported(world: &World, desired: &Desired) -> Vec<OutboundService> {
                 }),
                 hosts: vec![host],
                 routes: None,
+                traffic: None,
             });
         }
     }

@@ -2,7 +2,9 @@
 //!
 //! They name the decision's id or a stable error code and one plain sentence, and nothing about policy or topology.
 
-use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, WWW_AUTHENTICATE};
+use std::time::Duration;
+
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Response, StatusCode, Version};
 use uuid::Uuid;
 
@@ -77,6 +79,33 @@ pub(crate) fn token_refused(form: Form, decision: Uuid) -> Response<Body> {
         }
     };
     response.headers_mut().insert(headers::DECISION, headers::id_value(decision));
+    response
+}
+
+/// 429 (RFC 6585 section 4) or RESOURCE_EXHAUSTED, with the decision's id and the seconds to wait.
+pub(crate) fn limited(form: Form, decision: Uuid, wait: Duration) -> Response<Body> {
+    let mut response = match form {
+        Form::Grpc => grpc(HeaderValue::from_static("8"), HeaderValue::from_static("rate limit exceeded")),
+        Form::Http => {
+            let sentence = format!("rate limit exceeded, decision {}\n", decision.hyphenated());
+            text(StatusCode::TOO_MANY_REQUESTS, sentence)
+        }
+    };
+    // Rounded up: who waits that long is not refused for it.
+    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    response.headers_mut().insert(headers::DECISION, headers::id_value(decision));
+    response
+}
+
+/// What a TrafficPolicy has calls answered with in place of the service.
+pub(crate) fn injected(form: Form, status: StatusCode, grpc_status: u32) -> Response<Body> {
+    const TEXT: &str = "A fault that a TrafficPolicy asks for; nothing was sent.";
+    let mut response = match form {
+        Form::Grpc => grpc(HeaderValue::from(grpc_status), HeaderValue::from_static(TEXT)),
+        Form::Http => text(status, format!("{TEXT}\n")),
+    };
+    response.headers_mut().insert(headers::ERROR, HeaderValue::from_static("fault_injected"));
     response
 }
 

@@ -44,6 +44,7 @@ pub struct Verdict {
 pub mod reason {
     pub const UNKNOWN_SERVICE: &str = "unknown_service";
     pub const PROTOCOL_MISMATCH: &str = "protocol_mismatch";
+    pub const RATE_LIMITED: &str = "rate_limited";
     pub const BAD_PATH: &str = "bad_path";
     pub const STRICT_PORT: &str = "plaintext_on_strict_port";
     pub const PEER_EXPIRED: &str = "peer_expired";

@@ -5,6 +5,7 @@
 
 mod http;
 mod intercepted;
+mod limit;
 mod relayed;
 mod tcp;
 
@@ -21,6 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
 
 pub use intercepted::Intercepted;
+use limit::Limiter;
 
 use crate::decide::{ActionOwned, Asked, Call, Enforcer, Peer, Serves, Verdict, reason};
 use crate::detect::{self, HttpVersion};
@@ -39,6 +41,8 @@ const SILENCE: Duration = Duration::from_millis(100);
 /// What the snapshot says about one listener.
 struct Port {
     services: Vec<Arc<InboundService>>,
+    /// Of each service, in their order.
+    limits: Vec<Option<Arc<Limiter>>>,
     protocol: Protocol,
     permissive: bool,
     /// The own trust domain, as the services name it.
@@ -97,12 +101,14 @@ impl Inbound {
         };
         let permissive = services.iter().all(|s| s.permissive);
         let wire = Wire::for_protocol(protocol);
-        let app = match self.port.load().as_ref() {
+        let old = self.port.load();
+        let limits = services.iter().map(|service| limiter(service, old.as_deref())).collect();
+        let app = match old.as_ref() {
             Some(old) if old.app.wire() == wire => Arc::clone(&old.app),
             _ => Upstream::app(self.app, wire, self.shared.clone()),
         };
         let cluster = Arc::from(snapshot.trust_domain.as_str());
-        self.port.store(Some(Arc::new(Port { services, protocol, permissive, cluster, app })));
+        self.port.store(Some(Arc::new(Port { services, limits, protocol, permissive, cluster, app })));
     }
 
     /// Drops idle connections to the app that nobody will take any more.
@@ -209,6 +215,20 @@ impl Inbound {
         own_id(&self.shared.source)
     }
 
+    /// Counts a call for every service of the port. One that exceeds a limit is denied and recorded as that, before and
+    /// whatever policy would say.
+    async fn over_limit(&self, port: &Port, asked: &mut Asked) -> Option<Limited> {
+        let (service, wait) = over(port, &asked.peer)?;
+        asked.service = Arc::clone(&service.service);
+        asked.dst_port = service.port;
+        Some(self.limited(&asked.call(), wait).await)
+    }
+
+    async fn limited(&self, call: &Call<'_>, wait: Duration) -> Limited {
+        self.shared.metrics.rate_limited.inc();
+        Limited { verdict: self.enforcer.deny(call, reason::RATE_LIMITED).await, wait }
+    }
+
     /// Decides for every service of the port. All must permit; the first that does not is the answer.
     async fn decide(&self, port: &Port, asked: &mut Asked, presented: Presented<'_>) -> Verdict {
         let mut verdict = None;
@@ -248,6 +268,30 @@ impl Inbound {
         }
         trust
     }
+}
+
+/// The denial of a call that exceeded a limit, and how long until its client may call again.
+struct Limited {
+    verdict: Verdict,
+    wait: Duration,
+}
+
+/// The first service of the port whose limit the next call of `peer` exceeds.
+fn over<'p>(port: &'p Port, peer: &Peer) -> Option<(&'p Arc<InboundService>, Duration)> {
+    let mut limits = port.services.iter().zip(&port.limits);
+    limits.find_map(|(service, limiter)| {
+        let wait = limiter.as_ref()?.take(peer.id.as_ref(), Instant::now()).err()?;
+        Some((service, wait))
+    })
+}
+
+/// The limiter of `service`: `old`'s, with what it counted, while its limits stay the same.
+fn limiter(service: &InboundService, old: Option<&Port>) -> Option<Arc<Limiter>> {
+    let kept = old.into_iter().flat_map(|port| port.services.iter().zip(&port.limits)).find_map(|(known, limiter)| {
+        let same = known.service == service.service && known.port == service.port;
+        limiter.as_ref().filter(|limiter| same && limiter.is_of(&service.rate_limits))
+    });
+    kept.map_or_else(|| Limiter::new(&service.rate_limits).map(Arc::new), |kept| Some(Arc::clone(kept)))
 }
 
 /// Whether a connection's peer is still trusted; its chain is verified again only when that can have changed.

@@ -42,6 +42,11 @@ struct EventLabels {
     event: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FaultLabels {
+    fault: &'static str,
+}
+
 const CODES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 const PROTOCOLS: [&str; 4] = ["http", "http2", "grpc", "tcp"];
 
@@ -72,6 +77,9 @@ pub struct Metrics {
     pub pool_failed: Counter,
     pub closed_by_policy: Counter,
     pub mirrored: Counter,
+    pub rate_limited: Counter,
+    pub fault_delays: Counter,
+    pub fault_aborts: Counter,
     pub mirror_skipped: Counter,
     pub snapshot_version: Gauge,
     pub tokens_verified: Counter,
@@ -122,6 +130,9 @@ impl Metrics {
         let token = Family::<EventLabels, Counter>::default();
         registry.register("signet_proxy_end_user_tokens", "What became of end users' tokens", token.clone());
         let tokens = |event: &'static str| token.get_or_create(&EventLabels { event }).clone();
+        let faults = Family::<FaultLabels, Counter>::default();
+        registry.register("signet_proxy_faults", "Faults made as a TrafficPolicy asks for", faults.clone());
+        let faulted = |fault: &'static str| faults.get_or_create(&FaultLabels { fault }).clone();
         let metrics = Self {
             inbound,
             outbound,
@@ -137,6 +148,9 @@ impl Metrics {
             pool_failed: pooled("failed"),
             closed_by_policy: Counter::default(),
             mirrored: Counter::default(),
+            rate_limited: Counter::default(),
+            fault_delays: faulted("delay"),
+            fault_aborts: faulted("abort"),
             mirror_skipped: Counter::default(),
             snapshot_version: Gauge::default(),
             tokens_verified: tokens("accepted"),
@@ -169,6 +183,11 @@ impl Metrics {
             "signet_proxy_closed_by_policy",
             "Open connections and streams closed by a new decision",
             metrics.closed_by_policy.clone(),
+        );
+        registry.register(
+            "signet_proxy_rate_limited",
+            "Calls and connections denied because their client exceeded its rate",
+            metrics.rate_limited.clone(),
         );
         registry.register(
             "signet_proxy_mirrored",

@@ -5,6 +5,7 @@
 //! other sidecar will see the call; all other decisions are the destination's.
 
 mod connect;
+mod faults;
 mod http;
 mod intercepted;
 mod outside;

@@ -9,6 +9,7 @@ pub mod route;
 mod store;
 #[cfg(test)]
 mod tests;
+pub mod traffic;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -81,6 +82,8 @@ pub struct InboundService {
     pub protocol: Protocol,
     /// Plaintext is admitted, as an unauthenticated principal.
     pub permissive: bool,
+    /// The first that fits the caller holds.
+    pub rate_limits: Vec<traffic::RateLimit>,
 }
 
 /// A service that this sidecar's workload may ask for.
@@ -100,6 +103,8 @@ pub struct OutboundService {
     pub addresses: Vec<IpAddr>,
     /// Set when routes are attached to it.
     pub routes: Option<Arc<route::Routes>>,
+    /// Set when a TrafficPolicy asks for some.
+    pub faults: Option<traffic::Faults>,
 }
 
 /// The gateway of the trust domain that a remote service lives in.
@@ -249,6 +254,12 @@ fn inbound(at: &str, w: &wire::InboundService) -> Result<InboundService, Snapsho
         target_port: port(at, "target_port", w.target_port)?,
         protocol: Protocol::parse(&format!("{at}.protocol"), &w.protocol)?,
         permissive: w.permissive,
+        rate_limits: w
+            .rate_limits
+            .iter()
+            .enumerate()
+            .map(|(i, limit)| traffic::rate_limit(&format!("{at}.rate_limits[{i}]"), limit))
+            .collect::<Result<_, _>>()?,
     })
 }
 
@@ -292,6 +303,10 @@ fn outbound(at: &str, w: &wire::OutboundService) -> Result<OutboundService, Snap
             .collect::<Result<_, _>>()?,
         routes: match &w.routes {
             Some(routes) => Some(Arc::new(route::routes(&format!("{at}.routes"), routes)?)),
+            None => None,
+        },
+        faults: match w.traffic.as_ref().and_then(|traffic| traffic.faults.as_ref()) {
+            Some(faults) => Some(traffic::faults(&format!("{at}.traffic.faults"), faults)?),
             None => None,
         },
     })

@@ -48,6 +48,7 @@ fn meaning(reason: &str) -> String {
         "unknown_service" => {
             "the caller's sidecar knows no such service: it does not exist, or is not exported to this cluster"
         }
+        "rate_limited" => "the client asked more often than a TrafficPolicy of the service allows it to",
         "invalid_request" => "an identifier or the path of the request is malformed",
         "no_bundle" => {
             "there was no policy bundle to decide with; look at the control plane and `signet policy status`"

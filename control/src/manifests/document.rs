@@ -13,6 +13,7 @@ use super::ManifestError;
 use super::external::ExternalService;
 use super::place::Place;
 use super::routes::{Attached, GrpcRoute, HttpRoute};
+use super::traffic::TrafficPolicy;
 
 /// `multicluster.x-k8s.io` ServiceExport (MCS API 0.5); Signet reads its name alone.
 #[derive(Clone, Debug, Deserialize)]
@@ -47,6 +48,7 @@ pub(super) enum Object {
     ExternalService(Box<ExternalService>),
     HttpRoute(Box<HttpRoute>),
     GrpcRoute(Box<GrpcRoute>),
+    TrafficPolicy(Box<TrafficPolicy>),
 }
 
 #[derive(Deserialize)]
@@ -116,6 +118,7 @@ fn parse(place: &Place) -> Result<Object, Unreadable> {
             Object::ServiceImport(typed(place)?)
         }
         ("signet.dev/v1alpha1", "ExternalService") => Object::ExternalService(typed(place)?),
+        ("signet.dev/v1alpha1", "TrafficPolicy") => Object::TrafficPolicy(typed(place)?),
         ("gateway.networking.k8s.io/v1" | "gateway.networking.k8s.io/v1beta1", "HTTPRoute") => {
             attached(place, "HTTPRoute")?;
             Object::HttpRoute(typed(place)?)
@@ -128,7 +131,7 @@ fn parse(place: &Place) -> Result<Object, Unreadable> {
         (
             version,
             kind @ ("Service" | "EndpointSlice" | "ServiceExport" | "ServiceImport" | "ExternalService" | "HTTPRoute"
-            | "GRPCRoute"),
+            | "GRPCRoute" | "TrafficPolicy"),
         ) => {
             let message = format!("`{version}` is not a version of {kind} that Signet reads");
             return Err(place.error("apiVersion", message).into());

@@ -13,7 +13,8 @@ use super::addresses::{Addresses, cluster_ips};
 use super::document::Object;
 use super::place::Place;
 use super::routes;
-use crate::model::{Admission, Desired, External, Port, Protocol, Route, Service, ServiceName, Target};
+use super::traffic;
+use crate::model::{Admission, Desired, External, Port, Protocol, Route, Service, ServiceName, Target, TrafficPolicy};
 
 const SERVICE_ACCOUNTS: &str = "signet.dev/service-accounts";
 const INBOUND: &str = "signet.dev/inbound";
@@ -35,6 +36,7 @@ pub(super) fn resolve(objects: Vec<(Place, Object)>) -> Result<Desired, Vec<Mani
     let mut addresses = Addresses::default();
     let mut externals: Vec<External> = Vec::new();
     let mut attached: Vec<Route> = Vec::new();
+    let mut policies: Vec<TrafficPolicy> = Vec::new();
     for (place, object) in objects {
         let outcome = match object {
             Object::Service(service) => {
@@ -81,6 +83,9 @@ pub(super) fn resolve(objects: Vec<(Place, Object)>) -> Result<Desired, Vec<Mani
             Object::GrpcRoute(route) => {
                 routes::grpc(&place, &route).and_then(|route| add(&place, &mut attached, route))
             }
+            Object::TrafficPolicy(policy) => {
+                traffic::read(&place, &policy).and_then(|policy| traffic::add(&place, &mut policies, policy))
+            }
         };
         errors.extend(outcome.err());
     }
@@ -106,7 +111,9 @@ pub(super) fn resolve(objects: Vec<(Place, Object)>) -> Result<Desired, Vec<Mani
         exports.iter().map(|name| format!("a ServiceExport names the Service `{name}`, which no manifest describes")),
     );
     warnings.extend(attached.iter().flat_map(|route| dangling(&desired, route)));
+    warnings.extend(policies.iter().flat_map(|policy| traffic::unmet(&desired, policy)));
     desired.routes = attached;
+    desired.traffic = policies;
     desired.warnings = warnings;
     desired.import_addresses = import_addresses;
     desired.externals = externals;

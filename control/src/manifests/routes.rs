@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-pub(super) use check::{grpc, http};
+pub(super) use check::{duration_ms, grpc, http};
 
 /// As much of any route as tells whether the mesh is concerned.
 #[derive(Deserialize)]

@@ -1,12 +1,12 @@
 //! What each proxy is told of a world.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::time::Instant;
 
 use signet_policy::BundleSource;
 
 use super::*;
-use crate::model::{Import, ImportedService, Imports, Protocol, ServiceName};
+use crate::model::{Import, ImportedService, Imports, Limit, Protocol, ServiceName, Target, TrafficPolicy};
 
 fn service(name: &str, port: u16, protocol: Protocol) -> Service {
     let port = Port {
@@ -211,4 +211,47 @@ fn a_manifest_cannot_weaken_the_bundles_strict_floor() {
     let policy = world.policy.as_deref().unwrap().clone();
     world.policy = Some(Arc::new(ActivePolicy { strict: true, ..policy }));
     assert!(!build(&world, &sidecar("ops", "vault")).unwrap().inbound[0].permissive);
+}
+
+/// A policy of `target` at any port, with one limit for `web`.
+fn governed(mut world: World, target: Target) -> World {
+    let policy = TrafficPolicy {
+        name: target.name().clone(),
+        targets: vec![(target, None)],
+        traffic: signet_api::control::Traffic { policy: "TrafficPolicy/bank/p".into(), ..Default::default() },
+        limits: vec![Limit { clients: vec![("bank".into(), "web".into())], requests: 5, per_ms: 1000, burst: 2 }],
+    };
+    let mut desired = Desired::clone(world.desired.as_deref().unwrap());
+    desired.traffic.push(policy);
+    world.desired = Some(Arc::new(desired));
+    world
+}
+
+fn named(name: &str) -> ServiceName {
+    ServiceName { namespace: "bank".into(), name: name.into() }
+}
+
+#[test]
+fn a_traffic_policy_goes_to_callers_and_its_limits_to_the_service_alone() {
+    let world = governed(world(), Target::Service(named("ledger")));
+    let web = build(&world, &sidecar("bank", "web")).unwrap();
+    let with: Vec<_> = web.outbound.iter().filter(|s| s.traffic.is_some()).map(|s| s.service.as_str()).collect();
+    assert_eq!(with, ["east.example/bank/ledger"]);
+    let ledger = build(&world, &sidecar("bank", "ledger")).unwrap();
+    let [limit] = &ledger.inbound[0].rate_limits[..] else { panic!("{:?}", ledger.inbound) };
+    assert_eq!(limit.clients, ["spiffe://east.example/ns/bank/sa/web"]);
+    assert_eq!((limit.requests, limit.per_ms, limit.burst), (5, 1000, 2));
+    let payments = build(&world, &sidecar("bank", "payments")).unwrap();
+    assert!(payments.inbound.iter().all(|service| service.rate_limits.is_empty()));
+}
+
+#[test]
+fn a_policy_of_an_import_is_not_of_the_local_service_of_that_name() {
+    let mut world = governed(world(), Target::Import(named("fraud")));
+    let mut desired = Desired::clone(world.desired.as_deref().unwrap());
+    desired.services.insert(named("fraud"), service("fraud", 80, Protocol::Http));
+    world.desired = Some(Arc::new(desired));
+    let web = build(&world, &sidecar("bank", "web")).unwrap();
+    let with: Vec<_> = web.outbound.iter().filter(|s| s.traffic.is_some()).map(|s| s.service.as_str()).collect();
+    assert_eq!(with, ["west.example/bank/fraud"]);
 }

@@ -28,7 +28,7 @@ fn matched(matches: &[&str]) -> String {
 }
 
 /// Head, trailers and bytes of one call.
-async fn call(mesh: &Mesh, method: &str, more: &[(&str, &str)]) -> (HeaderMap, HeaderMap, Bytes) {
+pub async fn call(mesh: &Mesh, method: &str, more: &[(&str, &str)]) -> (HeaderMap, HeaderMap, Bytes) {
     let stream = TcpStream::connect(mesh.web.outbound).await.unwrap();
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();

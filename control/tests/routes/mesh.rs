@@ -100,7 +100,7 @@ impl Mesh {
         for (name, protocol) in services {
             let (namespace, account) = name.split_once('/').unwrap();
             let side = Side::within(&[&ca], namespace, account).await;
-            let app = App::start(name, *protocol == "grpc").await;
+            let app = App::start(name, matches!(*protocol, "grpc" | "http2")).await;
             let listening = Inbound::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
             let inbound = listening.local_addr().unwrap();
             let listener = Inbound::new(

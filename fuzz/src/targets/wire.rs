@@ -45,6 +45,12 @@ fn snapshots() -> Vec<Vec<u8>> {
         target_port: port,
         protocol: protocol.to_owned(),
         permissive: false,
+        rate_limits: vec![wire::RateLimit {
+            clients: vec!["spiffe://east.bank.example/ns/bank/sa/web".to_owned()],
+            requests: 10,
+            per_ms: 1000,
+            burst: 20,
+        }],
     };
     let outbound = wire::OutboundService {
         service: service.clone(),
@@ -53,6 +59,16 @@ fn snapshots() -> Vec<Vec<u8>> {
         protocol: "http".to_owned(),
         spiffe_ids: vec!["spiffe://east.bank.example/ns/bank/sa/ledger".to_owned()],
         addresses: vec!["10.0.0.7".to_owned()],
+        traffic: Some(wire::Traffic {
+            policy: "TrafficPolicy/bank/ledger".to_owned(),
+            faults: Some(wire::Faults {
+                delay_permyriad: 500,
+                delay_ms: 20,
+                abort_permyriad: 10_000,
+                abort_status: 503,
+                abort_grpc: 14,
+            }),
+        }),
         ..wire::OutboundService::default()
     };
     let whole = wire::Snapshot {

@@ -207,6 +207,12 @@ impl Connection {
             trace_id: Some(trace.id()),
             received,
         };
+        if wrong.is_none()
+            && let Some(limited) = self.inbound.over_limit(port, &mut asked).await
+        {
+            trace.answered(429);
+            return answer::limited(form, limited.verdict.decision_id, limited.wait);
+        }
         let epoch = self.inbound.enforcer.epoch();
         let verdict = match wrong {
             Some(why) => self.inbound.enforcer.deny(&asked.call(), why).await,

@@ -15,7 +15,7 @@ use crate::body::Body;
 use crate::decide::{ActionOwned, Again, Asked, Call, Enforcer, Host, Peer, Serves};
 use crate::relay::{Admitted, Looked, RequestHead, Role, Side};
 use crate::serve::{self, Signal, Signals};
-use crate::snapshot::Protocol;
+use crate::snapshot::{InboundService, Protocol};
 use crate::tls::Wire;
 use crate::upstream::{Upstream, UpstreamError};
 
@@ -48,6 +48,22 @@ struct OpenCall {
     due_us: Option<i64>,
 }
 
+impl OpenCall {
+    fn of<'c>(&'c self, peer: &'c Peer, own: &'c str, service: &'c InboundService, port: &'c Port) -> Call<'c> {
+        Call {
+            peer,
+            destination: Some(own),
+            service: &service.service,
+            action: Action::Http { method: &self.method, path: &self.path, host: &self.host },
+            dst_cluster: &port.cluster,
+            dst_port: service.port,
+            end_user: None,
+            trace_id: Some(self.trace_id),
+            received: self.received,
+        }
+    }
+}
+
 impl Relayed {
     pub(super) fn new(inbound: Arc<Inbound>, peer: Arc<Peer>, own: Arc<str>) -> Self {
         // A certificate is valid through the whole second that it names.
@@ -78,20 +94,15 @@ impl Relayed {
     }
 
     async fn decide(&mut self, port: &Port) -> Option<Admitted> {
+        if let Some((service, wait)) = super::over(port, &self.peer) {
+            let limited = self.inbound.limited(&self.call.of(&self.peer, &self.own, service, port), wait).await;
+            let answer = answer::limited(Form::Http, limited.verdict.decision_id, limited.wait);
+            return Some(Admitted::Answer(Box::new(answer)));
+        }
         self.slices.resize_with(port.services.len(), || None);
         let mut allowed = None;
         for (service, slice) in port.services.iter().zip(&mut self.slices) {
-            let call = Call {
-                peer: &self.peer,
-                destination: Some(&self.own),
-                service: &service.service,
-                action: Action::Http { method: &self.call.method, path: &self.call.path, host: &self.call.host },
-                dst_cluster: &port.cluster,
-                dst_port: service.port,
-                end_user: None,
-                trace_id: Some(self.call.trace_id),
-                received: self.call.received,
-            };
+            let call = self.call.of(&self.peer, &self.own, service, port);
             let verdict = self.inbound.enforcer.decide_sliced(&call, slice).await?;
             if !verdict.allow {
                 return Some(Admitted::Answer(Box::new(answer::denied(Form::Http, verdict.decision_id))));

@@ -87,7 +87,10 @@ async fn decide(inbound: &Inbound, port: &Port, peer: Arc<Peer>, received: Insta
         trace_id: None,
         received,
     };
-    let verdict = inbound.decide(port, &mut asked, Presented::Nothing).await;
+    let verdict = match inbound.over_limit(port, &mut asked).await {
+        Some(limited) => limited.verdict,
+        None => inbound.decide(port, &mut asked, Presented::Nothing).await,
+    };
     (asked, verdict)
 }
 

@@ -18,7 +18,7 @@ use tracing::{debug, info_span};
 
 use super::relayed::Relayed;
 use super::table::Destination;
-use super::{Outbound, connect, route};
+use super::{Outbound, connect, faults, route};
 use crate::ambiguity::Unambiguous;
 use crate::answer::{self, Form};
 use crate::body::Body;
@@ -175,6 +175,12 @@ impl Client {
         *protocol = to.service.protocol;
         if to.service.protocol == Protocol::Tcp {
             return answer::fault(form, answer::USE_CONNECT);
+        }
+        if let Some(asked_for) = &to.service.faults
+            && let Some(response) = Box::pin(faults::make(asked_for, form, &self.outbound.shared.metrics)).await
+        {
+            trace.answered(response.status().as_u16());
+            return response;
         }
         if let Some(routing) = &to.routing {
             let asked = route::Asked { client: self, destination: &to, parts, path, host, form, trace: &trace };

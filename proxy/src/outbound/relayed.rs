@@ -47,7 +47,7 @@ impl Relayed {
 
 /// Whether calls of this route can be relayed. What the relay does not know of a route has to be refused here.
 fn suits(route: &Destination) -> bool {
-    route.service.protocol == Protocol::Http && route.routing.is_none()
+    route.service.protocol == Protocol::Http && route.routing.is_none() && route.service.faults.is_none()
 }
 
 impl Role for Relayed {

@@ -26,6 +26,7 @@ fn good(version: u64) -> wire::Snapshot {
             target_port: 8443,
             protocol: "http".to_owned(),
             permissive: false,
+            rate_limits: Vec::new(),
         }],
         outbound: vec![wire::OutboundService {
             service: "east.bank.example/bank/ledger".to_owned(),
@@ -37,6 +38,7 @@ fn good(version: u64) -> wire::Snapshot {
             gateway: None,
             addresses: vec!["10.96.0.7".to_owned()],
             routes: None,
+            traffic: None,
         }],
         exported: Vec::new(),
         external: Vec::new(),

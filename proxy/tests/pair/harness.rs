@@ -225,6 +225,7 @@ impl Pair {
                 target_port: inbound_address.port(),
                 protocol,
                 permissive,
+                rate_limits: Vec::new(),
             })],
             outbound: vec![Arc::new(OutboundService {
                 service: Arc::from(SERVICE),
@@ -236,6 +237,7 @@ impl Pair {
                 gateway: None,
                 addresses: Vec::new(),
                 routes: None,
+                faults: None,
             })],
             exported: Vec::new(),
             external: Vec::new(),

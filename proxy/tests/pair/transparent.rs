@@ -139,6 +139,7 @@ async fn calls(wire: &Wire, mode: InboundMode, family: usize) {
             target_port: app.port(),
             protocol: Protocol::Http,
             permissive: true,
+            rate_limits: Vec::new(),
         })],
         outbound: vec![Arc::new(OutboundService {
             service: Arc::from(SERVICE),
@@ -149,6 +150,7 @@ async fn calls(wire: &Wire, mode: InboundMode, family: usize) {
             endpoints: vec![SocketAddr::new(workload, app.port())],
             gateway: None,
             routes: None,
+            faults: None,
             addresses: vec![CLUSTER_IP[family].parse().unwrap()],
         })],
         ..Snapshot::empty(TD.parse().unwrap())

@@ -7,6 +7,7 @@ const WORDS: Readonly<Record<string, string>> = {
   policy_error: "a forbid could not be evaluated",
   unknown_route: "no such route is declared",
   unknown_service: "not a service of this mesh",
+  rate_limited: "the client exceeded its rate",
   not_exported: "the service is not exported",
   no_bundle: "no policy bundle yet",
   not_tls: "plaintext on a strict port",
