@@ -76,6 +76,7 @@ setup-run:
 setup-test: setup-build
 	@scripts/setup.sh run test
 	@scripts/h2spec.sh
+	@scripts/readers.sh
 
 setup-bench: setup-build
 	@scripts/setup.sh run bench

@@ -4,6 +4,7 @@
 //! What others use: [`query`] (the dashboard and the command line), [`why`] (recomputes a decision), [`verify`]
 //! (recomputes a log), [`merkle`] and [`note`] (pure). The rest is the service `signet-audit`, which [`server`] runs.
 
+mod access;
 mod checkpoint;
 pub mod config;
 mod ingest;

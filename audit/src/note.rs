@@ -54,6 +54,9 @@ pub enum NoteError {
     /// The note is not a checkpoint.
     #[error("the note is not a checkpoint: {0}")]
     Checkpoint(&'static str),
+    /// The note says something else than what lies beside it.
+    #[error("the signed statement is of another manifest")]
+    Statement,
     /// The random generator or the signer failed.
     #[error("the cryptographic library failed to {0}")]
     Crypto(&'static str),
@@ -164,10 +167,46 @@ impl LogKey {
     /// Signs a checkpoint of the log: a note of origin, size and root.
     #[must_use]
     pub fn sign_checkpoint(&self, size: u64, root: &Hash) -> String {
-        let text = format!("{}\n{size}\n{}\n", self.name, STANDARD.encode(root));
+        self.sign(&format!("{}\n{size}\n{}\n", self.name, STANDARD.encode(root)))
+    }
+
+    /// Signs a statement: a note that no reader of checkpoints takes for one.
+    #[must_use]
+    pub fn sign_statement(&self, statement: &Statement) -> String {
+        self.sign(&statement.text())
+    }
+
+    fn sign(&self, text: &str) -> String {
         let mut signature = self.id().to_vec();
         signature.extend_from_slice(self.pair.sign(text.as_bytes()).as_ref());
         format!("{text}\n\u{2014} {} {}\n", self.name, STANDARD.encode(&signature))
+    }
+}
+
+/// What a log's key signs for beside checkpoints: the digest of a manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Statement {
+    kind: &'static str,
+    digest: Hash,
+}
+
+impl Statement {
+    /// `kind` is `export` or `evidence`; another one is none. `digest` is the manifest's SHA-256.
+    #[must_use]
+    pub fn new(kind: &str, digest: Hash) -> Option<Self> {
+        let kind = ["export", "evidence"].into_iter().find(|known| *known == kind)?;
+        Some(Self { kind, digest })
+    }
+
+    /// `sha256:<hex>`.
+    #[must_use]
+    pub fn digest_text(&self) -> String {
+        format!("sha256:{}", hex::encode(self.digest))
+    }
+
+    /// The text of the note. Its first line is no log's origin.
+    fn text(&self) -> String {
+        format!("signet.statement/v1\n{}\n{}\n", self.kind, self.digest_text())
     }
 }
 
@@ -245,20 +284,7 @@ impl VerifierKey {
     /// # Errors
     /// When the signature is missing or wrong, or the note is not a checkpoint of this log.
     pub fn open_checkpoint(&self, note: &str) -> Result<Checkpoint, NoteError> {
-        let unsigned = || NoteError::Signature(self.name.clone());
-        let (body, signatures) = note.split_once("\n\n").ok_or_else(unsigned)?;
-        let body = format!("{body}\n");
-        let id = key_id(&self.name, &self.typed_public);
-        let (_, public) = self.typed_public.split_first().ok_or_else(unsigned)?;
-        let prefix = format!("\u{2014} {} ", self.name);
-        let signed = signatures.lines().filter_map(|line| line.strip_prefix(&prefix)).any(|encoded| {
-            let Ok(bytes) = STANDARD.decode(encoded) else { return false };
-            let Some((by, signature)) = bytes.split_at_checked(4) else { return false };
-            by == id && UnparsedPublicKey::new(&ED25519, public).verify(body.as_bytes(), signature).is_ok()
-        });
-        if !signed {
-            return Err(unsigned());
-        }
+        let body = self.open(note)?;
         let mut lines = body.lines();
         if lines.next() != Some(self.name.as_str()) {
             return Err(NoteError::Checkpoint("it is of another log"));
@@ -274,6 +300,33 @@ impl VerifierKey {
             .and_then(|root| root.try_into().ok())
             .ok_or(NoteError::Checkpoint("its third line is not a root"))?;
         Ok(Checkpoint { size, root })
+    }
+
+    /// Checks that this key signed `statement` in the note.
+    ///
+    /// # Errors
+    /// When the signature is missing or wrong, or the note says something else.
+    pub fn check_statement(&self, note: &str, statement: &Statement) -> Result<(), NoteError> {
+        if self.open(note)? != statement.text() {
+            return Err(NoteError::Statement);
+        }
+        Ok(())
+    }
+
+    /// The text of a note that this key signed.
+    fn open(&self, note: &str) -> Result<String, NoteError> {
+        let unsigned = || NoteError::Signature(self.name.clone());
+        let (body, signatures) = note.split_once("\n\n").ok_or_else(unsigned)?;
+        let body = format!("{body}\n");
+        let id = key_id(&self.name, &self.typed_public);
+        let (_, public) = self.typed_public.split_first().ok_or_else(unsigned)?;
+        let prefix = format!("\u{2014} {} ", self.name);
+        let signed = signatures.lines().filter_map(|line| line.strip_prefix(&prefix)).any(|encoded| {
+            let Ok(bytes) = STANDARD.decode(encoded) else { return false };
+            let Some((by, signature)) = bytes.split_at_checked(4) else { return false };
+            by == id && UnparsedPublicKey::new(&ED25519, public).verify(body.as_bytes(), signature).is_ok()
+        });
+        if signed { Ok(body) } else { Err(unsigned()) }
     }
 }
 
@@ -316,6 +369,22 @@ mod tests {
         assert!(matches!(other.open_checkpoint(&note), Err(NoteError::Signature(_))));
         let renamed = key.verifier_key().replacen("east", "west", 1);
         assert!(renamed.parse::<VerifierKey>().is_err(), "the key id is bound to the name");
+    }
+
+    #[test]
+    fn a_statement_is_no_checkpoint_and_speaks_of_one_manifest() {
+        let key = LogKey::from_seed("east.bank.example/signet-log", &[7; 32]).unwrap();
+        let verifier: VerifierKey = key.verifier_key().parse().unwrap();
+        let statement = Statement::new("export", [3; 32]).unwrap();
+        let note = key.sign_statement(&statement);
+        verifier.check_statement(&note, &statement).unwrap();
+        let other = Statement::new("export", [4; 32]).unwrap();
+        assert!(matches!(verifier.check_statement(&note, &other), Err(NoteError::Statement)));
+        let evidence = Statement::new("evidence", [3; 32]).unwrap();
+        assert!(matches!(verifier.check_statement(&note, &evidence), Err(NoteError::Statement)));
+        assert!(matches!(verifier.open_checkpoint(&note), Err(NoteError::Checkpoint(_))));
+        assert!(verifier.check_statement(&key.sign_checkpoint(1, &[3; 32]), &statement).is_err());
+        assert!(Statement::new("checkpoint", [3; 32]).is_none());
     }
 
     #[test]

@@ -14,14 +14,18 @@ mod filter;
 mod page;
 mod rows;
 mod status;
+mod stretch;
 mod tail;
+mod tiles;
 
 pub use filter::{Filter, InvalidCursor};
 pub(crate) use filter::{TIME_RANGE_US, without_nul};
 pub use page::{Page, by_id, decisions, events};
 pub use rows::{DecisionRow, EventRow, FullRecord};
 pub use status::{EpochStatus, LogStatus, Posture, StoredBundle, bundle, bundles, epochs, logs, posture};
+pub use stretch::{StoredRecord, Stretch, missing, records, stretches};
 pub use tail::{TailCursor, tail};
+pub use tiles::tiles;
 
 /// Why a question could not be answered.
 #[derive(Debug, thiserror::Error)]

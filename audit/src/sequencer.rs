@@ -26,7 +26,7 @@ mod plan;
 mod rows;
 mod transaction;
 
-pub(crate) use own::pack;
+pub(crate) use own::{pack, prepare};
 pub(crate) use transaction::now_us;
 
 /// Batches that wait for the next transaction.

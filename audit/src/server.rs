@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::AccessService;
 use crate::checkpoint::{Latest, Signer};
 use crate::config::Config;
 use crate::ingest::IngestService;
@@ -121,7 +122,7 @@ pub async fn serve(
     let signer = Signer {
         store: store.clone(),
         guard: Arc::clone(&guard),
-        key,
+        key: Arc::clone(&key),
         latest: Arc::clone(&latest),
         metrics: metrics.clone(),
         condition: signing,
@@ -132,6 +133,7 @@ pub async fn serve(
     let (sequencer, queue) =
         Sequencer::new(store.clone(), guard, metrics.clone(), sequencing.clone(), component.as_str());
     sequencing.set(Ok::<(), &str>(()));
+    let access = AccessService::new(trust_domain.clone(), component.as_str(), key, queue.clone());
     let service = IngestService::new(trust_domain.clone(), store.clone(), queue, metrics);
     let tls = signet_mtls::server_config_with_rule(
         &source,
@@ -139,7 +141,7 @@ pub async fn serve(
         PeerRule::TrustDomain(trust_domain),
         &[alpn::GRPC],
     );
-    let routes = tonic::service::Routes::new(service.into_server());
+    let routes = tonic::service::Routes::new(service.into_server()).add_service(access.into_server());
     let options = signet_mtls::grpc::ServeOptions { on_refusal: None, identity: Some(source) };
 
     // One end stops all: a service without one of its parts must not look alive.

@@ -7,9 +7,18 @@ use serde::Serialize;
 use sqlx::PgPool;
 
 use crate::merkle::{Edge, Hash, leaf_hash};
-use crate::note::{NoteError, VerifierKey};
+use crate::note::{Checkpoint, NoteError, VerifierKey};
 use crate::query::QueryError;
 use crate::store::size_and_root;
+
+/// A checkpoint that someone was shown, to compare the log with: a log that shows two people two histories has forked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// Where it was seen, for the report.
+    pub place: String,
+    /// The signed note. It must have been taken before the log is verified.
+    pub note: String,
+}
 
 /// What recomputing found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -95,6 +104,32 @@ pub enum Problem {
         /// Rows.
         records: u64,
     },
+    /// A checkpoint that was shown somewhere is not of this history.
+    #[error("the log has forked: the checkpoint of size {size} from {place} says another root than the records make")]
+    Forked {
+        /// Size of the checkpoint.
+        size: u64,
+        /// Where it was seen.
+        place: String,
+    },
+    /// Somewhere a checkpoint of more records than there are was shown.
+    #[error("{place} has a signed checkpoint of {signed} records, there are {records}: the log was cut")]
+    Cut {
+        /// In the checkpoint.
+        signed: u64,
+        /// Rows.
+        records: u64,
+        /// Where it was seen.
+        place: String,
+    },
+    /// A checkpoint that was shown somewhere is not one of this log.
+    #[error("the checkpoint from {place} is not valid: {why}")]
+    BadSeen {
+        /// Where it was seen.
+        place: String,
+        /// What is wrong.
+        why: String,
+    },
     /// The log's own size or root is not that of its rows.
     #[error("the log says {size} records and a root that its rows do not make")]
     HeadDiffers {
@@ -107,11 +142,12 @@ pub enum Problem {
 const MAX_PROBLEMS: usize = 100;
 
 /// Recomputes the log `origin` from all its rows in one snapshot, and compares every checkpoint, each level-0 tile and
-/// the columns that the record's bytes determine. `key` is the verifier key that the reader trusts.
+/// the columns that the record's bytes determine. `key` is the verifier key that the reader trusts; `seen` are checkpoints
+/// of this log that others were shown.
 ///
 /// # Errors
 /// When the store does not answer.
-pub async fn verify(pool: &PgPool, origin: &str, key: &VerifierKey) -> Result<Verification, QueryError> {
+pub async fn verify(pool: &PgPool, origin: &str, key: &VerifierKey, seen: &[Seen]) -> Result<Verification, QueryError> {
     let mut transaction = pool.begin().await?;
     sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").execute(&mut *transaction).await?;
     sqlx::query("SET LOCAL statement_timeout = 0").execute(&mut *transaction).await?;
@@ -147,6 +183,7 @@ pub async fn verify(pool: &PgPool, origin: &str, key: &VerifierKey) -> Result<Ve
         }
     }
     report.checkpoint_size = signed.keys().next_back().copied();
+    let seen = opened(seen, key, &mut report.problems);
 
     let tiles: Vec<(i64, Vec<u8>)> = sqlx::query_as(
         "SELECT tile_index, hashes FROM signet.tiles WHERE log_id = $1 AND level = 0 ORDER BY tile_index",
@@ -166,13 +203,19 @@ pub async fn verify(pool: &PgPool, origin: &str, key: &VerifierKey) -> Result<Ve
                 report.problems.push(Problem::RootDiffers { size: edge.size() });
             }
         }
+        for (place, checkpoint) in seen.iter().filter(|(_, checkpoint)| checkpoint.size == edge.size()) {
+            report.checkpoints += 1;
+            if edge.root() != checkpoint.root {
+                report.problems.push(Problem::Forked { size: checkpoint.size, place: (*place).to_owned() });
+            }
+        }
     };
     compare(&edge, &mut report);
     {
         let mut rows = sqlx::query_as::<_, Row>(ROWS).bind(log_id).fetch(&mut *transaction);
         while let Some(row) = rows.try_next().await? {
             if report.problems.len() >= MAX_PROBLEMS {
-                break;
+                return Ok(report);
             }
             report.records += 1;
             let leaf_index = row.leaf_index.unsigned_abs();
@@ -209,7 +252,23 @@ pub async fn verify(pool: &PgPool, origin: &str, key: &VerifierKey) -> Result<Ve
     if let Some(signed) = report.checkpoint_size.filter(|signed| *signed > edge.size()) {
         report.problems.push(Problem::Behind { signed, records: edge.size() });
     }
+    for (place, checkpoint) in seen.iter().filter(|(_, checkpoint)| checkpoint.size > edge.size()) {
+        let (signed, records) = (checkpoint.size, edge.size());
+        report.problems.push(Problem::Cut { signed, records, place: (*place).to_owned() });
+    }
     Ok(report)
+}
+
+/// The checkpoints that `key` signed, with their places; the others are problems.
+fn opened<'a>(seen: &'a [Seen], key: &VerifierKey, problems: &mut Vec<Problem>) -> Vec<(&'a str, Checkpoint)> {
+    let open = |seen: &'a Seen| match key.open_checkpoint(&seen.note) {
+        Ok(checkpoint) => Some((seen.place.as_str(), checkpoint)),
+        Err(error) => {
+            problems.push(Problem::BadSeen { place: seen.place.clone(), why: error.to_string() });
+            None
+        }
+    };
+    seen.iter().filter_map(open).collect()
 }
 
 fn bad(size: u64, error: &NoteError) -> Problem {

@@ -40,7 +40,7 @@ pub(crate) enum Command {
     /// Work on a policy repository.
     Policy(commands::policy::Arguments),
     /// Read the audit log.
-    Audit(commands::audit::Arguments),
+    Audit(Box<commands::audit::Arguments>),
     /// Link clusters that share no CA.
     Federation(commands::federation::Arguments),
     /// See the identities that were issued.

@@ -42,7 +42,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             Command::Why(why) => commands::why::run(&global, why).await,
             Command::Can(can) => commands::can::run(&global, can).await,
             Command::Policy(policy) => commands::policy::run(&global, policy).await,
-            Command::Audit(audit) => commands::audit::run(&global, audit).await,
+            Command::Audit(audit) => commands::audit::run(&global, *audit).await,
             Command::Federation(federation) => commands::federation::run(&global, federation).await,
             Command::Identity(identity) => commands::identity::run(&global, identity).await,
             Command::Mesh(mesh) => commands::mesh::run(&global, mesh).await,

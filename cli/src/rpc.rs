@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use signet_api::audit::access_client::AccessClient;
 use signet_api::control::status_client::StatusClient;
 use signet_api::identity::operator_client::OperatorClient;
 use signet_mtls::{IdentitySource, PeerRule, Select, SpiffeId, TrustDomain, alpn, client_config, grpc};
@@ -20,8 +21,10 @@ pub(crate) struct Operator {
     source: IdentitySource,
     identity_server: SpiffeId,
     control_plane: SpiffeId,
+    audit_service: SpiffeId,
     identity: String,
     control: String,
+    audit: String,
 }
 
 impl Operator {
@@ -46,8 +49,10 @@ impl Operator {
             source,
             identity_server: component("identity")?,
             control_plane: component("control")?,
+            audit_service: component("audit")?,
             identity: cluster.identity.clone(),
             control: cluster.control.clone(),
+            audit: cluster.audit.clone(),
         })
     }
 
@@ -74,6 +79,15 @@ impl Operator {
 
     pub(crate) fn control(&self) -> StatusClient<Channel> {
         StatusClient::new(self.channel(&self.control, self.control_plane.clone()))
+    }
+
+    pub(crate) fn access(&self) -> AccessClient<Channel> {
+        AccessClient::new(self.channel(&self.audit, self.audit_service.clone()))
+    }
+
+    /// The SPIFFE ID that the components see.
+    pub(crate) fn id(&self) -> Option<String> {
+        Select::Component.svid(&self.source.current()).map(|svid| svid.id.to_string())
     }
 
     fn channel(&self, address: &str, component: SpiffeId) -> Channel {

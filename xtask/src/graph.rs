@@ -14,7 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["signet-mtls"],
     &["signet-policy", "signet-spool"],
     &["signet-policy-repository", "signet-identity", "signet-audit", "signet-proxy"],
-    &["signet-policy-analysis"],
+    &["signet-policy-analysis", "signet-audit-export"],
     &["signet-control", "signet-gateway", "signet-ui"],
     &["signet"],
 ];

@@ -29,6 +29,17 @@ impl TailCursor {
     pub async fn now(pool: &PgPool) -> Result<Self, QueryError> {
         Ok(Self(sizes(pool).await?))
     }
+
+    /// How many leaves of a log were read.
+    #[must_use]
+    pub fn of(&self, log: &str) -> Option<u64> {
+        self.0.get(log).map(|size| size.unsigned_abs())
+    }
+
+    /// Says that `size` leaves of a log were read.
+    pub fn set(&mut self, log: &str, size: u64) {
+        self.0.insert(log.to_owned(), i64::try_from(size).unwrap_or(i64::MAX));
+    }
 }
 
 impl fmt::Display for TailCursor {

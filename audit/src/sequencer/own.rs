@@ -67,7 +67,7 @@ impl OwnEpoch {
 }
 
 /// Encodes a record as its producer would.
-pub(super) fn prepare(record: Record) -> Result<Prepared, signet_spool::RandomError> {
+pub(crate) fn prepare(record: Record) -> Result<Prepared, signet_spool::RandomError> {
     let encoded = record.encode(&mut Salts::new())?;
     Ok(Prepared {
         leaf: leaf_hash(&encoded.canonical),

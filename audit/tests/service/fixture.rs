@@ -120,7 +120,7 @@ impl Service {
             logs.iter().any(|log| log.origin == self.config.origin() && log.checkpoint_size >= Some(size))
         })
         .await;
-        verify(&self.pool, &self.config.origin(), &self.key()).await.unwrap()
+        verify(&self.pool, &self.config.origin(), &self.key(), &[]).await.unwrap()
     }
 
     pub async fn decisions(&self) -> i64 {

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use signet_audit::merkle::{
     TileId, consistency_proof, inclusion_proof, leaf_hash, root_at, verify_consistency, verify_inclusion,
 };
+use signet_audit::note::LogKey;
 use signet_audit::testing::Postgres;
-use signet_audit::verify::{Problem, verify};
+use signet_audit::verify::{Problem, Seen, verify};
 use uuid::Uuid;
 
 use crate::fixture::{Service, WEB, batch, entries};
@@ -116,7 +117,7 @@ async fn a_changed_removed_or_inserted_row_is_found_and_named() {
         let done = sqlx::query(statement).execute(&mut *connection).await.unwrap();
         assert_eq!(done.rows_affected(), 1, "{statement}");
         sqlx::query("RESET session_replication_role").execute(&mut *connection).await.unwrap();
-        verify(pool, &service.config.origin(), &service.key()).await.unwrap().problems
+        verify(pool, &service.config.origin(), &service.key(), &[]).await.unwrap().problems
     };
     let problems = tamper("UPDATE signet.records SET allow = false WHERE leaf_index = 3").await;
     assert!(matches!(problems[..], [Problem::ChangedColumn { leaf_index: 3, column: "allow", .. }]), "{problems:?}");
@@ -138,5 +139,37 @@ async fn a_changed_removed_or_inserted_row_is_found_and_named() {
         tamper("UPDATE signet.checkpoints SET note = replace(note, E'\\n20\\n', E'\\n21\\n') WHERE size = 20").await;
     assert!(problems.iter().any(|problem| matches!(problem, Problem::BadCheckpoint { size: 20, .. })), "{problems:?}");
     drop(connection);
+    service.stop(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forked_or_cut_log_is_found_by_a_checkpoint_that_someone_kept() {
+    let postgres = Postgres::start().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let service = Service::start(&postgres, directory.path()).await;
+    service.producer(WEB).await.unwrap().send(batch(Uuid::now_v7(), 1, entries(1..=10))).await;
+    assert!(service.verify_at(10).await.holds());
+    let (origin, key) = (service.config.origin(), service.key());
+    let kept = service.get("/checkpoint").await.2;
+    let kept = String::from_utf8(kept).unwrap();
+    let signer = LogKey::load_or_create(&service.config.log_key_file, &origin).unwrap();
+    let against = async |note: &str| {
+        let seen = [Seen { place: "a drawer".to_owned(), note: note.to_owned() }];
+        verify(&service.pool, &origin, &key, &seen).await.unwrap().problems
+    };
+    let place = || "a drawer".to_owned();
+    assert_eq!(against(&kept).await, []);
+    assert_eq!(
+        against(&signer.sign_checkpoint(7, &[9; 32])).await,
+        [Problem::Forked { size: 7, place: place() }],
+        "signed by the same key, of another history"
+    );
+    assert_eq!(
+        against(&signer.sign_checkpoint(12, &[9; 32])).await,
+        [Problem::Cut { signed: 12, records: 10, place: place() }]
+    );
+    let stranger = LogKey::from_seed(&origin, &[1; 32]).unwrap();
+    let problems = against(&stranger.sign_checkpoint(7, &[9; 32])).await;
+    assert!(matches!(&problems[..], [Problem::BadSeen { .. }]), "{problems:?}");
     service.stop(true).await;
 }

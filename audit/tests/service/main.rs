@@ -8,6 +8,7 @@
     reason = "tests"
 )]
 
+mod access;
 mod faults;
 mod fixture;
 mod ingest;

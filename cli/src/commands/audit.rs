@@ -1,18 +1,20 @@
-//! `signet audit`: reads the audit log.
+//! `signet audit`: reads the audit log. A subcommand is a file.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::{Subcommand, ValueEnum};
-use signet_audit::query::{self, DecisionRow, Filter, QueryError, TailCursor};
+use signet_audit::query::{Filter, QueryError};
 
 use crate::arguments::Global;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
-use crate::output::{self, Format, Row};
 
-const TAIL_POLL: Duration = Duration::from_millis(250);
-const TAIL_BATCH: u32 = 500;
+mod access;
+mod controls;
+mod export;
+mod query;
+mod tail;
+mod verify;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -23,21 +25,15 @@ pub(crate) struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// List decisions, newest first.
-    Query {
-        #[command(flatten)]
-        filter: FilterArguments,
-        /// At most this many.
-        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
-        limit: u32,
-        /// Where the page before ended, as it said.
-        #[arg(long)]
-        after: Option<String>,
-    },
+    Query(query::Arguments),
     /// Follow decisions as they are recorded.
-    Tail {
-        #[command(flatten)]
-        filter: FilterArguments,
-    },
+    Tail(tail::Arguments),
+    /// Write records to a file or to standard output, with a signed manifest beside it.
+    Export(export::Arguments),
+    /// List controls of standards and laws: what the mesh can show for each, and what it cannot.
+    Controls(controls::Arguments),
+    /// Check the logs of the mesh, or an export with public keys alone; names what was changed.
+    Verify(verify::Arguments),
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -69,6 +65,9 @@ struct FilterArguments {
     /// Under the policies of this commit, whole.
     #[arg(long)]
     commit: Option<String>,
+    /// For this reason, such as no_permit.
+    #[arg(long)]
+    reason: Option<String>,
     /// With this trace id.
     #[arg(long)]
     trace_id: Option<String>,
@@ -90,6 +89,7 @@ impl FilterArguments {
             action: self.action,
             policy: self.policy,
             commit: self.commit,
+            reason: self.reason,
             trace_id: self.trace_id,
             from_us: self.from.map(|time| time.as_microsecond()),
             to_us: self.to.map(|time| time.as_microsecond()),
@@ -99,75 +99,12 @@ impl FilterArguments {
 }
 
 pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<ExitCode, Failure> {
-    let context = Context::load(global.context.as_deref())?;
-    let pool = query::connect(&context.postgres).map_err(|error| failure(&error))?;
     match arguments.command {
-        Command::Query { filter, limit, after } => {
-            let filter = filter.into_filter(&context);
-            let page =
-                query::decisions(&pool, &filter, after.as_deref(), limit).await.map_err(|error| failure(&error))?;
-            output::rows(global.output, &page.rows, "No decision matches.")?;
-            if let Some(next) = page.next {
-                eprintln!("There are more: --after {next}");
-            }
-            Ok(ExitCode::SUCCESS)
-        }
-        Command::Tail { filter } => {
-            let filter = filter.into_filter(&context);
-            tail(&pool, &filter, global.output).await
-        }
-    }
-}
-
-/// Until the reader goes away or the user ends it.
-async fn tail(pool: &sqlx::PgPool, filter: &Filter, format: Format) -> Result<ExitCode, Failure> {
-    let mut cursor = TailCursor::now(pool).await.map_err(|error| failure(&error))?;
-    if format == Format::Table {
-        eprintln!("Following decisions; Ctrl-C ends.");
-    }
-    // A stream of documents is read line by line.
-    let format = if format == Format::Json { Format::Jsonl } else { format };
-    loop {
-        let rows = query::tail(pool, filter, &mut cursor, TAIL_BATCH).await.map_err(|error| failure(&error))?;
-        for row in &rows {
-            match format {
-                Format::Table => output::line(&line(row))?,
-                Format::Yaml => {
-                    output::line("---")?;
-                    output::value(format, row)?;
-                }
-                Format::Json | Format::Jsonl => output::value(Format::Jsonl, row)?,
-            }
-        }
-        if rows.is_empty() {
-            tokio::select! {
-                () = tokio::time::sleep(TAIL_POLL) => {}
-                _ = tokio::signal::ctrl_c() => return Ok(ExitCode::SUCCESS),
-            }
-        }
-    }
-}
-
-fn line(row: &DecisionRow) -> String {
-    row.cells().iter().map(|cell| output::printable(cell)).collect::<Vec<_>>().join("  ")
-}
-
-impl Row for DecisionRow {
-    const COLUMNS: &'static [&'static str] =
-        &["time", "decision", "source", "action", "service", "path", "reason", "policies", "decision id"];
-
-    fn cells(&self) -> Vec<String> {
-        vec![
-            format!("{:.3}", self.time()),
-            self.decision.clone(),
-            self.source_spiffe_id.clone().unwrap_or_else(|| "-".to_owned()),
-            self.action.clone(),
-            self.destination_service.clone(),
-            self.path.clone().unwrap_or_default(),
-            self.reason.clone(),
-            self.policy_ids.join(","),
-            self.decision_id.to_string(),
-        ]
+        Command::Query(query) => query::run(global, query).await,
+        Command::Tail(tail) => tail::run(global, tail).await,
+        Command::Export(export) => export::run(global, export).await,
+        Command::Controls(controls) => controls::run(global, &controls),
+        Command::Verify(verify) => verify::run(global, verify).await,
     }
 }
 

@@ -14,6 +14,7 @@ mod bank;
 mod command_line;
 mod dashboard;
 mod demos;
+mod exports;
 mod faults;
 mod manifests;
 mod policy_changes;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         bank::TESTS,
         command_line::TESTS,
         dashboard::TESTS,
+        exports::TESTS,
         manifests::TESTS,
         policy_changes::TESTS,
         refusals::TESTS,

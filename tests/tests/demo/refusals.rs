@@ -387,6 +387,7 @@ async fn workload_on_apis(demo: &Demo) -> anyhow::Result<()> {
         (&east.control, "signet.control.v1.Link", &["Exports"]),
         (&east.control, "signet.control.v1.Status", &["Mesh"]),
         (&east.audit, "signet.audit.v1.Ingest", &["Stream", "PutBundle"]),
+        (&east.audit, "signet.audit.v1.Access", &["Begin", "Seal"]),
     ];
     for (address, service, names) in methods {
         for name in names {
@@ -409,6 +410,7 @@ async fn malformed_protobuf(demo: &Demo) -> anyhow::Result<()> {
         for (address, identity, method) in [
             (&east.audit, &workload, "signet.audit.v1.Ingest/Stream"),
             (&east.audit, &workload, "signet.audit.v1.Ingest/PutBundle"),
+            (&east.audit, &operator, "signet.audit.v1.Access/Begin"),
             (&east.control, &workload, "signet.control.v1.Discovery/Stream"),
             (&east.control, &operator, "signet.control.v1.Status/Mesh"),
             (&east.identity, &operator, "signet.identity.v1.Operator/Accept"),

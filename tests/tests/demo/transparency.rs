@@ -25,7 +25,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
 const WIDTH: u64 = 256;
 const SOON: Duration = Duration::from_secs(15);
 
-type Digest = [u8; 32];
+pub(crate) type Digest = [u8; 32];
 
 fn sha256(parts: &[&[u8]]) -> Digest {
     let mut hash = Hash::new(&SHA256);
@@ -35,7 +35,7 @@ fn sha256(parts: &[&[u8]]) -> Digest {
     hash.finish().as_ref().try_into().expect("32 bytes")
 }
 
-fn leaf(entry: &[u8]) -> Digest {
+pub(crate) fn leaf(entry: &[u8]) -> Digest {
     sha256(&[&[0], entry])
 }
 
@@ -71,7 +71,7 @@ fn path(index: usize, leaves: &[Digest]) -> Vec<Digest> {
 }
 
 /// RFC 9162, 2.1.3.2: the root that a leaf and its audit path lead to.
-fn climb(leaf: Digest, index: u64, size: u64, path: &[Digest]) -> Option<Digest> {
+pub(crate) fn climb(leaf: Digest, index: u64, size: u64, path: &[Digest]) -> Option<Digest> {
     let (mut node, mut last, mut hash) = (index, size.checked_sub(1)?, leaf);
     for sibling in path {
         if last == 0 {
@@ -91,13 +91,13 @@ fn climb(leaf: Digest, index: u64, size: u64, path: &[Digest]) -> Option<Digest>
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Checkpoint {
-    size: u64,
-    root: Digest,
+pub(crate) struct Checkpoint {
+    pub(crate) size: u64,
+    pub(crate) root: Digest,
 }
 
 /// C2SP signed-note and tlog-checkpoint: the note holds exactly what `key` signed for `origin`.
-fn open_note(note: &str, origin: &str, key: &str) -> anyhow::Result<Checkpoint> {
+pub(crate) fn open_note(note: &str, origin: &str, key: &str) -> anyhow::Result<Checkpoint> {
     let (name, rest) = key.split_once('+').context("the key has no name")?;
     let (id, encoded) = rest.split_once('+').context("the key has no ID")?;
     let bytes = STANDARD.decode(encoded)?;

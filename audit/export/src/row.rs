@@ -1,0 +1,169 @@
+//! The columns of an export, once for every format: name, type, and where the value comes from.
+//!
+//! Values come from the record's canonical bytes, not from the store's columns: what was signed for is what leaves.
+
+use std::borrow::Cow;
+
+use serde::ser::{Serialize, SerializeMap as _, Serializer};
+use signet_audit::query::StoredRecord;
+use signet_spool::Kind;
+
+/// A record on its way out.
+#[derive(Clone, Copy)]
+pub(crate) struct Row<'a> {
+    pub(crate) log: &'a str,
+    pub(crate) stored: &'a StoredRecord,
+}
+
+/// A value of a column.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Value<'a> {
+    Null,
+    Text(Cow<'a, str>),
+    Long(i64),
+    /// Unix microseconds.
+    Time(i64),
+    Texts(Vec<&'a str>),
+    Pairs(&'a [(String, String)]),
+}
+
+/// The type of a column, the same in every row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Type {
+    Text,
+    Long,
+    Time,
+    Texts,
+    /// Names and values; JSON where a format has no such type.
+    Pairs,
+}
+
+pub(crate) struct Column {
+    pub(crate) name: &'static str,
+    pub(crate) kind: Type,
+    pub(crate) value: for<'a> fn(&Row<'a>) -> Value<'a>,
+}
+
+fn text(value: &str) -> Value<'_> {
+    Value::Text(Cow::Borrowed(value))
+}
+
+fn optional(value: Option<&str>) -> Value<'_> {
+    value.map_or(Value::Null, text)
+}
+
+fn owned<'a>(value: impl ToString) -> Value<'a> {
+    Value::Text(Cow::Owned(value.to_string()))
+}
+
+fn long<'a>(value: u64) -> Value<'a> {
+    Value::Long(i64::try_from(value).unwrap_or(i64::MAX))
+}
+
+pub(crate) fn verdict(allow: bool) -> &'static str {
+    if allow { "allow" } else { "deny" }
+}
+
+/// Whether the record is in the view `decisions` (the others are in `events`).
+pub(crate) fn is_decision(kind: Kind) -> bool {
+    matches!(kind, Kind::Decision | Kind::Refusal)
+}
+
+/// RFC 3339 with microseconds; the nearest time there is for a nonsensical clock.
+pub(crate) fn rfc3339(time_us: i64) -> String {
+    let nearest = if time_us < 0 { jiff::Timestamp::MIN } else { jiff::Timestamp::MAX };
+    format!("{:.6}", jiff::Timestamp::from_microsecond(time_us).unwrap_or(nearest))
+}
+
+/// The names of a record's erased fields.
+fn erased<'a>(row: &Row<'a>) -> Value<'a> {
+    let record = &row.stored.record;
+    let name = |field: &u32| match field {
+        10 => Some("path"),
+        17 => Some("source_address"),
+        _ => {
+            let place = usize::try_from(field.checked_sub(0x1_0000)?).ok()?;
+            record.context.get(place).map(|(name, _)| name.as_str())
+        }
+    };
+    Value::Texts(record.erased.iter().filter_map(name).collect())
+}
+
+macro_rules! column {
+    ($name:literal, $kind:ident, $value:expr) => {
+        Column { name: $name, kind: Type::$kind, value: $value }
+    };
+}
+
+/// Every column, in order. Columns are added at the end, never renamed.
+pub(crate) const COLUMNS: &[Column] = &[
+    column!("decision_id", Text, |row| {
+        let record = &row.stored.record;
+        if is_decision(record.kind) { owned(record.id) } else { Value::Null }
+    }),
+    column!("event_id", Text, |row| {
+        let record = &row.stored.record;
+        if is_decision(record.kind) { Value::Null } else { owned(record.id) }
+    }),
+    column!("kind", Text, |row| text(row.stored.record.kind.as_str())),
+    column!("time", Time, |row| Value::Time(row.stored.record.time_us)),
+    column!("log", Text, |row| text(row.log)),
+    column!("leaf_index", Long, |row| long(row.stored.leaf_index)),
+    column!("proxy", Text, |row| text(&row.stored.record.producer)),
+    column!("source_spiffe_id", Text, |row| optional(row.stored.record.source_spiffe_id.as_deref())),
+    column!("destination_spiffe_id", Text, |row| optional(row.stored.record.destination_spiffe_id.as_deref())),
+    column!("destination_service", Text, |row| text(&row.stored.record.destination_service)),
+    column!("action", Text, |row| text(&row.stored.record.action)),
+    column!("path", Text, |row| optional(row.stored.record.path.as_deref())),
+    column!("decision", Text, |row| text(verdict(row.stored.record.allow))),
+    column!("enforcement", Text, |row| text(row.stored.record.enforcement.as_str())),
+    column!("policy_ids", Texts, |row| {
+        Value::Texts(row.stored.record.policy_ids.iter().map(AsRef::as_ref).collect())
+    }),
+    column!("policy_commit", Text, |row| text(&row.stored.record.policy_commit)),
+    column!("bundle_digest", Text, |row| text(&row.stored.record.bundle_digest)),
+    column!("reason", Text, |row| text(&row.stored.record.reason)),
+    column!("source_address", Text, |row| optional(row.stored.record.source_address.as_deref())),
+    column!("tls", Text, |row| text(&row.stored.record.tls)),
+    column!("trace_id", Text, |row| optional(row.stored.record.trace_id.as_deref())),
+    column!("latency_us", Long, |row| row.stored.record.latency_us.map_or(Value::Null, long)),
+    column!("count", Long, |row| long(row.stored.record.count)),
+    column!("shadow_decision", Text, |row| {
+        optional(row.stored.record.shadow.as_ref().map(|(allow, _)| verdict(*allow)))
+    }),
+    column!("shadow_policy_ids", Texts, |row| {
+        let policies = row.stored.record.shadow.as_ref().map(|(_, policies)| policies.as_slice());
+        Value::Texts(policies.unwrap_or_default().iter().map(AsRef::as_ref).collect())
+    }),
+    column!("detail", Text, |row| optional(row.stored.record.detail.as_deref())),
+    column!("context", Pairs, |row| Value::Pairs(&row.stored.record.context)),
+    column!("erased", Texts, erased),
+    column!("epoch", Text, |row| owned(row.stored.epoch)),
+    column!("sequence", Long, |row| Value::Long(row.stored.sequence)),
+    column!("received_at", Time, |row| Value::Time(row.stored.received_at_us)),
+    column!("leaf_hash", Text, |row| owned(hex::encode(row.stored.leaf()))),
+];
+
+/// A row is a JSON object of its columns; what is absent is `null`.
+impl Serialize for Row<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(COLUMNS.len()))?;
+        for column in COLUMNS {
+            map.serialize_entry(column.name, &(column.value)(self))?;
+        }
+        map.end()
+    }
+}
+
+impl Serialize for Value<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Null => serializer.serialize_none(),
+            Self::Text(value) => serializer.serialize_str(value),
+            Self::Long(value) => serializer.serialize_i64(*value),
+            Self::Time(value) => serializer.serialize_str(&rfc3339(*value)),
+            Self::Texts(values) => serializer.collect_seq(values),
+            Self::Pairs(pairs) => serializer.collect_map(pairs.iter().map(|(name, value)| (name, value))),
+        }
+    }
+}
