@@ -77,6 +77,7 @@ setup-test: setup-build
 	@scripts/setup.sh run test
 	@scripts/h2spec.sh
 	@scripts/readers.sh
+	@scripts/second-verifier.sh
 
 setup-bench: setup-build
 	@scripts/setup.sh run bench

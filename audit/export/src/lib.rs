@@ -4,6 +4,7 @@
 //! A crate of its own, so that Parquet is neither in the audit service nor in a sidecar.
 
 pub mod controls;
+pub mod evidence;
 pub mod export;
 mod format;
 mod row;

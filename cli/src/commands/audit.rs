@@ -11,6 +11,7 @@ use crate::failure::{Exit, Failure};
 
 mod access;
 mod controls;
+mod evidence;
 mod export;
 mod query;
 mod tail;
@@ -32,7 +33,9 @@ enum Command {
     Export(export::Arguments),
     /// List controls of standards and laws: what the mesh can show for each, and what it cannot.
     Controls(controls::Arguments),
-    /// Check the logs of the mesh, or an export with public keys alone; names what was changed.
+    /// Write the records that a control asks for, with proofs, policy text and a report, to be checked offline.
+    Evidence(evidence::Arguments),
+    /// Check the logs of the mesh, or an export or evidence package with public keys alone; names what was changed.
     Verify(verify::Arguments),
 }
 
@@ -104,6 +107,7 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<ExitCod
         Command::Tail(tail) => tail::run(global, tail).await,
         Command::Export(export) => export::run(global, export).await,
         Command::Controls(controls) => controls::run(global, &controls),
+        Command::Evidence(evidence) => evidence::run(global, evidence).await,
         Command::Verify(verify) => verify::run(global, verify).await,
     }
 }

@@ -14,6 +14,7 @@ mod bank;
 mod command_line;
 mod dashboard;
 mod demos;
+mod evidence;
 mod exports;
 mod faults;
 mod manifests;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
         bank::TESTS,
         command_line::TESTS,
         dashboard::TESTS,
+        evidence::TESTS,
         exports::TESTS,
         manifests::TESTS,
         policy_changes::TESTS,

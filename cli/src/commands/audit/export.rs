@@ -168,7 +168,7 @@ fn conclude(manifest: &Manifest, place: Option<&Path>) -> ExitCode {
     }
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
@@ -183,7 +183,7 @@ fn create(path: &Path) -> Result<File, Failure> {
 }
 
 /// Writes a file whole: beside it, synced, then renamed.
-fn whole(path: &Path, content: &[u8]) -> Result<(), Failure> {
+pub(super) fn whole(path: &Path, content: &[u8]) -> Result<(), Failure> {
     let partial = beside(path, ".partial");
     let mut file = create(&partial)?;
     let written = file.write_all(content).and_then(|()| file.sync_all()).and_then(|()| std::fs::rename(&partial, path));
@@ -200,7 +200,7 @@ fn why(error: &ExportError, place: &Path) -> Failure {
 }
 
 /// On a terminal only.
-fn progress_bar() -> ProgressBar {
+pub(super) fn progress_bar() -> ProgressBar {
     let bar = ProgressBar::no_length();
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {human_pos}/{human_len} leaves, {eta} left") {
         bar.set_style(style);

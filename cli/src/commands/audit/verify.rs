@@ -1,4 +1,4 @@
-//! `signet audit verify`: checks the logs of the mesh, or an export, and names what does not fit.
+//! `signet audit verify`: checks the logs of the mesh, an export or a package, and names what does not fit.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -12,6 +12,7 @@ use serde::Serialize;
 use signet_audit::note::VerifierKey;
 use signet_audit::query;
 use signet_audit::verify::{Seen, verify};
+use signet_audit_export::evidence;
 use signet_audit_export::export::check;
 
 use super::access::Accesses;
@@ -24,7 +25,8 @@ use crate::output::{self, Format};
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
-    /// An export; its manifest lies beside it. Without one, the logs of the mesh.
+    /// An export, whose manifest lies beside it, or the directory of an evidence package. Without one, the logs of the
+    /// mesh.
     #[arg(value_name = "FILE")]
     target: Option<PathBuf>,
     /// A verifier key that you trust, `<log>+<id>+<key>`; may be repeated. Without one, those of the context.
@@ -54,6 +56,7 @@ struct Report {
 
 pub(super) async fn run(global: &Global, arguments: Arguments) -> Result<ExitCode, Failure> {
     let reports = match &arguments.target {
+        Some(target) if target.is_dir() => vec![package(global, &arguments, target)?],
         Some(target) => vec![export(global, &arguments, target)?],
         None => logs(global, &arguments).await?,
     };
@@ -138,6 +141,20 @@ async fn served(cluster: &Cluster) -> Result<Seen, Failure> {
         Ok((status, _)) => Err(unreachable(format!("it answered {status}"))),
         Err(error) => Err(unreachable(format!("{error:#}"))),
     }
+}
+
+/// An evidence package, offline.
+fn package(global: &Global, arguments: &Arguments, target: &Path) -> Result<Report, Failure> {
+    let keys = keys(global, &arguments.key)?;
+    let checked =
+        evidence::check(target, &keys).failed("cannot list the package", "copy it again from where it was made")?;
+    Ok(Report {
+        checked: target.display().to_string(),
+        holds: checked.problems.is_empty(),
+        records: checked.records,
+        checkpoint_size: None,
+        problems: checked.problems.iter().map(ToString::to_string).collect(),
+    })
 }
 
 /// An export, offline.
