@@ -1,3 +1,4 @@
+//! What a witness signs and what it refuses, over trees made by hand.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::collections::BTreeMap;
