@@ -19,7 +19,7 @@ use crate::gate::Gate;
 use crate::metrics::{ByKind, Metrics};
 use crate::model::World;
 use crate::proxies::{Connected, Proxies};
-use crate::snapshot::{Subject, build, seal};
+use crate::snapshot::{Held, Subject, build, seal};
 
 const FIRST_REPORT: Duration = Duration::from_secs(10);
 
@@ -55,7 +55,7 @@ impl Discovery for DiscoveryService {
             metrics: self.metrics.clone(),
             cancel: self.cancel.clone(),
             phase: Phase::Opening,
-            enforced: String::new(),
+            held: Held::default(),
             sent: None,
         };
         let stream =
@@ -91,8 +91,8 @@ struct Session {
     metrics: Metrics,
     cancel: CancellationToken,
     phase: Phase,
-    /// The digest of the bundle that the proxy says it enforces.
-    enforced: String,
+    /// What the proxy says it enforces.
+    held: Held,
     sent: Option<Sent>,
 }
 
@@ -139,7 +139,11 @@ impl Session {
 
     fn note(&mut self, report: &Report) {
         self.connected.report(report);
-        self.enforced.clone_from(&report.bundle_digest);
+        self.held = Held {
+            commit: report.policy_commit.clone(),
+            digest: report.bundle_digest.clone(),
+            slice: report.slice_digest.clone(),
+        };
         if report.version == 0 {
             return;
         }
@@ -172,8 +176,7 @@ impl Session {
             }
             return None;
         }
-        let policy = world.policy.as_ref()?;
-        let snapshot = seal(content.clone(), world.version, policy, &self.enforced);
+        let snapshot = seal(content.clone(), &world, &self.subject, &self.held);
         self.sent = Some(Sent {
             version: world.version,
             // A proxy that connects long after a change did not wait for it.

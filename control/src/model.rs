@@ -4,6 +4,7 @@
 //! Everything here is checked when it is made (`manifests`, `imports`, `policy`), so that `snapshot` can be a pure
 //! function that cannot fail.
 
+mod policy;
 mod route;
 mod traffic;
 
@@ -14,8 +15,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use signet_mtls::{SpiffeId, TrustDomain};
-use signet_policy::{Bundle, BundleSource};
 
+pub use policy::{ActivePolicy, PolicySlice};
 pub use route::{Backend, Match, Route, RouteKind, Rule, Target};
 pub use traffic::{Limit, TrafficPolicy};
 
@@ -187,28 +188,6 @@ pub struct Import {
 
 /// What linked clusters export, by trust domain.
 pub type Imports = BTreeMap<TrustDomain, Import>;
-
-/// The policy bundle in force.
-#[derive(Clone, Debug)]
-pub struct ActivePolicy {
-    /// The verified commit and its files.
-    pub source: BundleSource,
-    /// Over paths, contents and the engine's schema version.
-    pub digest: String,
-    /// Unix seconds.
-    pub activated_at: i64,
-    /// The bundle's floor: no inbound port may admit plaintext, whatever a manifest says.
-    pub strict: bool,
-}
-
-impl ActivePolicy {
-    /// A verified commit's bundle, in force since `activated_at`.
-    pub fn new(source: BundleSource, activated_at: i64) -> Self {
-        // A bundle of an earlier version of the engine may not compile any more: then the stronger floor holds.
-        let strict = Bundle::compile(&source).map_or(true, |bundle| bundle.settings().floors.strict);
-        Self { digest: source.digest(), activated_at, strict, source }
-    }
-}
 
 /// Everything that snapshots are made of, at one moment.
 #[derive(Clone, Debug)]

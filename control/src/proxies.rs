@@ -109,6 +109,7 @@ impl Connected {
             status.last_error = cut(&report.error);
             status.bundle_digest = cut(&report.bundle_digest);
             status.policy_commit = cut(&report.policy_commit);
+            status.slice_digest = cut(&report.slice_digest);
         }
         drop(entries);
         let label = ByKind { kind: self.kind };

@@ -7,15 +7,15 @@ mod routes;
 mod traffic;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use signet_api::control::{
     Endpoint, Exported, ExternalService, File, InboundService, OutboundService, PolicyBundle, RemoteGateway,
     ServiceStatus, Snapshot,
 };
 use signet_mtls::SpiffeId;
+use signet_policy::Needs;
 
-use crate::model::{ActivePolicy, Admission, Desired, External, ExternalTls, Port, Service, World};
+use crate::model::{Admission, Desired, External, ExternalTls, Port, Service, World};
 
 /// Who a snapshot is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +56,7 @@ pub fn build(world: &World, subject: &Subject) -> Option<Snapshot> {
             digest: policy.digest.clone(),
             files: Vec::new(),
             signer: policy.source.signer.clone(),
+            slice: String::new(),
         }),
         ..Snapshot::default()
     };
@@ -70,14 +71,51 @@ pub fn build(world: &World, subject: &Subject) -> Option<Snapshot> {
         }
         Subject::Gateway => snapshot.exported = exported(world, desired),
     }
+    if let Some(slice) = policy.slice(&needs(world, &snapshot, subject))
+        && let Some(bundle) = snapshot.policy.as_mut()
+    {
+        bundle.slice.clone_from(&slice.digest);
+    }
     Some(snapshot)
 }
 
-/// Makes `snapshot` ready to send: its version, and the bundle's files unless the receiver already enforces that digest.
-pub fn seal(mut snapshot: Snapshot, version: u64, policy: &Arc<ActivePolicy>, enforced: &str) -> Snapshot {
-    snapshot.version = version;
-    if let Some(bundle) = snapshot.policy.as_mut().filter(|bundle| bundle.digest != enforced) {
-        let files = policy.source.files.iter();
+/// What the receiver of `snapshot` decides about.
+fn needs(world: &World, snapshot: &Snapshot, subject: &Subject) -> Needs {
+    let served = snapshot.inbound.iter().map(|service| service.service.clone());
+    let exported = snapshot.exported.iter().map(|service| service.service.clone());
+    Needs {
+        services: served.chain(exported).collect(),
+        egress_of: match subject {
+            Subject::Sidecar { namespace, service_account } => {
+                SpiffeId::workload(&world.trust_domain, namespace, service_account).ok().map(|id| id.to_string())
+            }
+            Subject::Gateway => None,
+        },
+    }
+}
+
+/// What a proxy says that it enforces.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// The commit: records name it, so equal files of another commit have to be taken over as well.
+    pub commit: String,
+    /// The bundle's digest.
+    pub digest: String,
+    /// The slice's; empty: it holds the whole.
+    pub slice: String,
+}
+
+/// Makes `snapshot`, which [`build`] gave for `subject`, ready to send: its version, and the files of the bundle or of the
+/// slice unless the receiver already holds them.
+pub fn seal(mut snapshot: Snapshot, world: &World, subject: &Subject, held: &Held) -> Snapshot {
+    snapshot.version = world.version;
+    let needs = needs(world, &snapshot, subject);
+    if let Some(bundle) = snapshot.policy.as_mut()
+        && let Some(policy) = world.policy.as_ref()
+        && (bundle.commit != held.commit || bundle.digest != held.digest || bundle.slice != held.slice)
+    {
+        let slice = policy.slice(&needs);
+        let files = slice.as_ref().map_or(&policy.source.files, |slice| &slice.source.files).iter();
         bundle.files = files.map(|(path, content)| File { path: path.clone(), content: content.clone() }).collect();
     }
     snapshot

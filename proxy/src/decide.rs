@@ -320,7 +320,7 @@ impl Enforcer {
             None => Err(None),
             Some(recorder) => {
                 let text = CallText::of(call);
-                let context = call.context(&text);
+                let context = call.context(&text, bundle.and_then(Bundle::slice_digest));
                 let record = RecordRef {
                     id: decision_id,
                     time_us: now_us,

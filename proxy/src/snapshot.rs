@@ -212,7 +212,12 @@ impl Snapshot {
 }
 
 fn bundle(policy: &wire::PolicyBundle, held: Option<&Arc<Bundle>>) -> Result<Arc<Bundle>, SnapshotError> {
-    if let Some(held) = held.filter(|held| held.digest() == policy.digest && held.commit() == policy.commit) {
+    let same = |held: &&Arc<Bundle>| {
+        held.digest() == policy.digest
+            && held.commit() == policy.commit
+            && held.slice_digest().unwrap_or_default() == policy.slice
+    };
+    if let Some(held) = held.filter(same) {
         return Ok(Arc::clone(held));
     }
     if policy.files.is_empty() {
@@ -223,11 +228,17 @@ fn bundle(policy: &wire::PolicyBundle, held: Option<&Arc<Bundle>>) -> Result<Arc
         signer: policy.signer.clone(),
         files: policy.files.iter().map(|f| (f.path.clone(), f.content.clone())).collect::<BTreeMap<_, _>>(),
     };
+    let is_slice = !policy.slice.is_empty();
+    let said = if is_slice { &policy.slice } else { &policy.digest };
     let computed = source.digest();
-    if computed != policy.digest {
-        return Err(SnapshotError::Digest { computed, said: policy.digest.clone() });
+    if computed != *said {
+        return Err(SnapshotError::Digest { computed, said: said.clone() });
     }
-    match Bundle::compile(&source) {
+    let compiled = match is_slice {
+        true => Bundle::compile_slice(&source, &policy.digest),
+        false => Bundle::compile(&source),
+    };
+    match compiled {
         Ok(bundle) => Ok(Arc::new(bundle)),
         Err(problems) => Err(SnapshotError::Compile {
             commit: policy.commit.clone(),

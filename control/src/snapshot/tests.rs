@@ -1,12 +1,15 @@
 //! What each proxy is told of a world.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use signet_policy::BundleSource;
 
 use super::*;
-use crate::model::{Import, ImportedService, Imports, Limit, Protocol, ServiceName, Target, TrafficPolicy};
+use crate::model::{
+    ActivePolicy, Import, ImportedService, Imports, Limit, Protocol, ServiceName, Target, TrafficPolicy,
+};
 
 fn service(name: &str, port: u16, protocol: Protocol) -> Service {
     let port = Port {
@@ -45,13 +48,15 @@ fn world() -> World {
     let services = [ledger, payments, vault].map(|service| (service.name.clone(), service)).into();
     let files = [("policies/a.cedar".to_owned(), "permit(..)".to_owned())].into();
     let source = BundleSource { commit: "c1".into(), signer: "alice".into(), files };
+    let mut policy = ActivePolicy::new(source, 1);
+    policy.strict = false; // These files do not compile, which counts as strict.
     let west = Import { gateway: "127.0.0.1:15443".into(), services: vec![imported("west.example", "fraud")] };
     World {
         version: 7,
         made_at: Instant::now(),
         trust_domain: "east.example".parse().unwrap(),
         desired: Some(Arc::new(Desired { services, ..Desired::default() })),
-        policy: Some(Arc::new(ActivePolicy { digest: source.digest(), source, activated_at: 1, strict: false })),
+        policy: Some(Arc::new(policy)),
         imports: Arc::new(Imports::from([("west.example".parse().unwrap(), west)])),
     }
 }
@@ -183,14 +188,22 @@ fn nothing_is_sent_before_manifests_and_policy_are_known() {
 
 #[test]
 fn bundle_files_are_left_out_for_who_enforces_them_already() {
-    let world = world();
-    let policy = world.policy.clone().unwrap();
+    let world = World { version: 9, ..world() };
+    let digest = world.policy.as_ref().unwrap().digest.as_str();
     let snapshot = build(&world, &Subject::Gateway).unwrap();
-    for (enforced, files) in [("", 1), ("sha256:other", 1), (policy.digest.as_str(), 0)] {
-        let sealed = seal(snapshot.clone(), 9, &policy, enforced);
+    // Equal files of another commit are sent again: records name the commit.
+    for (commit, digest, slice, files) in [
+        ("", "", "", 1),
+        ("c1", "sha256:other", "", 1),
+        ("c0", digest, "", 1),
+        ("c1", digest, "sha256:s", 1),
+        ("c1", digest, "", 0),
+    ] {
+        let held = Held { commit: commit.into(), digest: digest.into(), slice: slice.into() };
+        let sealed = seal(snapshot.clone(), &world, &Subject::Gateway, &held);
         assert_eq!(sealed.version, 9);
         let bundle = sealed.policy.unwrap();
-        assert_eq!(bundle.files.len(), files, "{enforced}");
+        assert_eq!(bundle.files.len(), files, "{held:?}");
         assert_eq!((bundle.commit.as_str(), bundle.signer.as_str()), ("c1", "alice"));
     }
 }
@@ -208,8 +221,9 @@ fn a_change_elsewhere_gives_an_equal_snapshot() {
 #[test]
 fn a_manifest_cannot_weaken_the_bundles_strict_floor() {
     let mut world = world();
-    let policy = world.policy.as_deref().unwrap().clone();
-    world.policy = Some(Arc::new(ActivePolicy { strict: true, ..policy }));
+    let mut policy = world.policy.as_deref().unwrap().clone();
+    policy.strict = true;
+    world.policy = Some(Arc::new(policy));
     assert!(!build(&world, &sidecar("ops", "vault")).unwrap().inbound[0].permissive);
 }
 
@@ -254,4 +268,38 @@ fn a_policy_of_an_import_is_not_of_the_local_service_of_that_name() {
     let web = build(&world, &sidecar("bank", "web")).unwrap();
     let with: Vec<_> = web.outbound.iter().filter(|s| s.traffic.is_some()).map(|s| s.service.as_str()).collect();
     assert_eq!(with, ["west.example/bank/fraud"]);
+}
+
+#[test]
+fn a_large_bundle_is_sent_as_the_slice_that_its_receiver_needs() {
+    let mut world = world();
+    let policy = |n: usize| {
+        let service = if n < 5 { "ledger" } else { "other" };
+        format!(
+            "@id(\"p{n}\") permit(principal == Mesh::Workload::\"spiffe://east.example/ns/bank/sa/w{n}\", action, resource in \
+             Mesh::Service::\"east.example/bank/{service}\");\n"
+        )
+    };
+    let forbid = "@id(\"all\") forbid(principal is Mesh::Unauthenticated, action, resource);\n";
+    let files = [
+        ("signet.yaml".to_owned(), "version: 1\n".to_owned()),
+        ("policies/a.cedar".to_owned(), (0..200).map(policy).collect::<String>()),
+        ("policies/b.cedar".to_owned(), forbid.to_owned()),
+    ];
+    let source = BundleSource { commit: "c2".into(), signer: "alice".into(), files: files.into() };
+    world.policy = Some(Arc::new(ActivePolicy::new(source.clone(), 2)));
+    let sent = |subject: &Subject| {
+        let snapshot = build(&world, subject).unwrap();
+        seal(snapshot, &world, subject, &Held::default()).policy.unwrap()
+    };
+    let (ledger, payments) = (sent(&sidecar("bank", "ledger")), sent(&sidecar("bank", "payments")));
+    for (bundle, policies) in [(&ledger, 6), (&payments, 1), (&sent(&Subject::Gateway), 6)] {
+        assert_eq!(bundle.digest, source.digest());
+        let files = bundle.files.iter().map(|file| (file.path.clone(), file.content.clone())).collect();
+        let slice = BundleSource { commit: String::new(), signer: String::new(), files };
+        assert_eq!(slice.digest(), bundle.slice);
+        let compiled = signet_policy::Bundle::compile_slice(&slice, &bundle.digest).unwrap();
+        assert_eq!(compiled.policies().count(), policies);
+    }
+    assert_ne!(ledger.slice, payments.slice);
 }

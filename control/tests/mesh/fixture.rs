@@ -500,6 +500,7 @@ impl Proxy {
             bundle_digest: policy.digest,
             policy_commit: policy.commit,
             kind: "sidecar".into(),
+            slice_digest: policy.slice,
         })
         .await;
     }

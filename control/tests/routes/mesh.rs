@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use signet_control::manifests::read_directory;
 use signet_control::model::{ActivePolicy, Imports, World};
-use signet_control::snapshot::{Subject, build, seal};
+use signet_control::snapshot::{Held, Subject, build, seal};
 use signet_mtls::testing::Ca;
 use signet_policy::BundleSource;
 use signet_proxy::decide::Enforcer;
@@ -201,8 +201,7 @@ impl Mesh {
 }
 
 fn snapshot(world: &World, subject: &Subject) -> Snapshot {
-    let policy = world.policy.as_ref().unwrap();
-    let wire = seal(build(world, subject).unwrap(), world.version, policy, "");
+    let wire = seal(build(world, subject).unwrap(), world, subject, &Held::default());
     Snapshot::from_wire(&wire, None).unwrap_or_else(|error| panic!("{error}"))
 }
 

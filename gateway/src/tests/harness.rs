@@ -313,6 +313,7 @@ fn bundle(policy: &str) -> wire::PolicyBundle {
         digest: source.digest(),
         signer: source.signer.clone(),
         files: source.files.into_iter().map(|(path, content)| wire::File { path, content }).collect(),
+        ..wire::PolicyBundle::default()
     }
 }
 

@@ -88,8 +88,11 @@ impl<'a> CallText<'a> {
     }
 }
 
-/// The most values that a context has: six of the call and six of its end user.
-const VALUES: usize = 12;
+/// The most values that a context has: six of the call, six of its end user, and the slice.
+const VALUES: usize = 13;
+/// What a record calls the digest of the slice that decided, where that was not the whole bundle. No attribute of the
+/// schema's context has this name, so recomputing passes it over.
+const SLICE: &str = "policy_slice";
 
 /// Every value of a request that a policy could read.
 pub(super) struct Context<'c> {
@@ -104,8 +107,9 @@ impl<'c> Context<'c> {
 }
 
 impl Call<'_> {
-    /// Every value of the request that a policy could read, by the names of the schema's context.
-    pub(super) fn context<'c>(&'c self, text: &'c CallText<'_>) -> Context<'c> {
+    /// Every value of the request that a policy could read, by the names of the schema's context; and the digest of the
+    /// slice that decided, where the proxy holds one.
+    pub(super) fn context<'c>(&'c self, text: &'c CallText<'_>, slice: Option<&'c str>) -> Context<'c> {
         let net = self.net();
         let (fifth, sixth) = match self.action {
             Action::Http { method, host, .. } => (Some(("method", method)), Some(("host", host))),
@@ -121,6 +125,7 @@ impl Call<'_> {
             Some(("dst_port", text.port.as_str())),
             fifth,
             sixth,
+            slice.map(|digest| (SLICE, digest)),
         ];
         let claims = self.end_user.map(EndUser::pairs).unwrap_or_default();
         let values = first.into_iter().flatten().chain(claims.iter().map(|(name, value)| (*name, value.as_str())));

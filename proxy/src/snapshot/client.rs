@@ -197,12 +197,14 @@ impl Discovery {
         let now = self.publish.borrow();
         let (digest, commit) =
             now.bundle.as_ref().map(|b| (b.digest().to_owned(), b.commit().to_owned())).unwrap_or_default();
+        let slice_digest = now.bundle.as_ref().and_then(|b| b.slice_digest()).unwrap_or_default().to_owned();
         wire::Report {
             version,
             error,
             bundle_digest: digest,
             policy_commit: commit,
             kind: self.config.kind.as_str().to_owned(),
+            slice_digest,
         }
     }
 }

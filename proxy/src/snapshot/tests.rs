@@ -12,6 +12,7 @@ fn policy(id: &str) -> wire::PolicyBundle {
         digest: source.digest(),
         signer: source.signer.clone(),
         files: source.files.into_iter().map(|(path, content)| wire::File { path, content }).collect(),
+        ..wire::PolicyBundle::default()
     }
 }
 
@@ -84,6 +85,25 @@ fn a_bundle_without_files_is_the_held_one_or_an_error() {
     next.policy.as_mut().unwrap().files.clear();
     assert!(Snapshot::from_wire(&next, None).is_err());
     assert!(Arc::ptr_eq(&Snapshot::from_wire(&next, Some(&held)).unwrap().bundle.unwrap(), &held));
+}
+
+#[test]
+fn a_slice_names_the_whole_bundle_and_is_refused_when_its_files_are_others() {
+    let mut sliced = good(1);
+    let policy = sliced.policy.as_mut().unwrap();
+    // The files hash to what `digest` said until now; the bundle that they are a slice of has another.
+    policy.slice = std::mem::replace(&mut policy.digest, "sha256:whole".to_owned());
+    let held = Snapshot::from_wire(&sliced, None).unwrap().bundle.unwrap();
+    let slice = sliced.policy.as_ref().unwrap().slice.clone();
+    assert_eq!((held.digest(), held.slice_digest()), ("sha256:whole", Some(slice.as_str())));
+
+    let mut next = sliced.clone();
+    next.policy.as_mut().unwrap().files.clear();
+    assert!(Arc::ptr_eq(&Snapshot::from_wire(&next, Some(&held)).unwrap().bundle.unwrap(), &held));
+    next.policy.as_mut().unwrap().slice = "sha256:other".to_owned();
+    assert!(Snapshot::from_wire(&next, Some(&held)).is_err(), "another slice is not the held one");
+    sliced.policy.as_mut().unwrap().slice = "sha256:other".to_owned();
+    assert!(Snapshot::from_wire(&sliced, None).is_err(), "files that are not the slice's");
 }
 
 fn discovery(dir: &std::path::Path) -> (Discovery, tokio::sync::watch::Receiver<Arc<Snapshot>>) {
