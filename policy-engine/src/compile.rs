@@ -1,5 +1,7 @@
 //! From source text to policies: parse, name, validate. All problems are reported together, each with its place.
 
+mod depth;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -83,6 +85,11 @@ fn read_folder(source: &BundleSource, folder: &str, problems: &mut Vec<Problem>)
 }
 
 fn parse_file(path: &str, text: &str, problems: &mut Vec<Problem>) -> Vec<CompiledPolicy> {
+    if let Some((offset, why)) = depth::too_deep(text) {
+        let place = Place::offset(path, text, offset);
+        problems.push(Problem::error("too_deep", &place, "the text nests too deeply to be read").help(why));
+        return Vec::new();
+    }
     let set: PolicySet = match text.parse() {
         Ok(set) => set,
         Err(errors) => {

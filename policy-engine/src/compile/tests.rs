@@ -79,3 +79,36 @@ fn compiled_policies_know_their_place_mode_and_reads() {
     assert!(compiled.policies[0].text.starts_with("@id(\"one\")"), "{}", compiled.policies[0].text);
     assert!(compiled.policies[0].text.ends_with("};"));
 }
+
+/// A stack as the threads have on which bundles are compiled; one that runs out would end this test's process.
+fn on_a_small_stack(test: impl FnOnce() + Send + 'static) {
+    std::thread::Builder::new().stack_size(2 << 20).spawn(test).unwrap().join().unwrap();
+}
+
+#[test]
+fn text_that_nests_without_end_is_refused_before_it_can_use_up_the_stack() {
+    on_a_small_stack(|| {
+        let policy =
+            |condition: &str| format!("@id(\"a\") permit(principal, action, resource) when {{ {condition} }};");
+        for (open, close) in
+            [("(", ")"), ("[", "]"), ("{a: ", "}"), ("!", ""), ("-", ""), ("true && ", ""), ("context.a == ", "")]
+        {
+            let text = policy(&format!("{}true{}", open.repeat(100_000), close.repeat(100_000)));
+            assert_eq!(refused(&text)[0].code, "too_deep", "{open}");
+        }
+        let text = policy(&format!("context{} == 1", ".a".repeat(100_000)));
+        assert_eq!(refused(&text)[0].code, "too_deep");
+    });
+}
+
+#[test]
+fn what_is_as_deep_as_may_be_compiles_on_a_small_stack() {
+    on_a_small_stack(|| {
+        let brackets = format!("{}true{}", "(".repeat(50), ")".repeat(50));
+        let links = vec!["true"; 500].join(" && ");
+        for condition in [brackets, links] {
+            let text = format!("@id(\"a\") permit(principal, action, resource) when {{ {condition} }};");
+            assert_eq!(compile(&source(&text)).map(|compiled| compiled.policies.len()), Ok(1));
+        }
+    });
+}
