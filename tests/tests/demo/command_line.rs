@@ -20,6 +20,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("the_context_may_stand_before_or_after_the_command", context_position),
     ("errors_say_what_where_and_the_next_step_with_the_right_exit_code", errors),
     ("policy_check_works_on_a_directory_without_a_mesh", policy_check),
+    ("policy_status_names_the_commit_that_each_proxy_enforces", policy_status),
     ("audit_query_filters_and_pages", audit_query),
     ("an_altered_invite_is_refused_and_the_links_stay", invites),
     ("an_unlinked_cluster_is_called_no_more_until_it_is_linked_again", unlink),
@@ -208,6 +209,37 @@ fn policy_check(demo: &Demo) -> Running<'_> {
         let bad = check(dir.path())?;
         assert_eq!(bad.code, 1, "{}{}", bad.stdout, bad.stderr);
         assert!(bad.stdout.contains("policies/a.cedar:3:"), "{}", bad.stdout);
+        Ok(())
+    })
+}
+
+fn policy_status(demo: &Demo) -> Running<'_> {
+    Box::pin(async move {
+        let mut git = Command::new("git");
+        git.arg("-C").arg(&demo.endpoints().policy_repo).args(["rev-parse", "HEAD"]);
+        let head = cli::run(git)?.stdout.trim().to_owned();
+        // A commit of another test may just be on its way to the proxies, or a sidecar that it ended on its way back.
+        let clusters: Value = until("every proxy to enforce the head", Duration::from_secs(20), || async {
+            let output = signet(demo, &["policy", "status", "-o", "json"])?;
+            let json: Value = serde_json::from_str(&output.stdout)?;
+            let at_head = |cluster: &Value| {
+                let mut proxies = cluster["proxies"].as_array().into_iter().flatten();
+                cluster["commit"] == *head
+                    && proxies.all(|proxy| proxy["state"] == "current" && proxy["policy_commit"] == *head)
+            };
+            let at_head = json.as_array().is_some_and(|all| all.iter().all(at_head));
+            Ok((output.code == 0 && at_head).then_some(json))
+        })
+        .await?;
+        assert_eq!(clusters.as_array().map(Vec::len), Some(2), "{clusters}");
+        for cluster in clusters.as_array().into_iter().flatten() {
+            let proxies = cluster["proxies"].as_array().cloned().unwrap_or_default();
+            let kinds = |kind: &str| proxies.iter().filter(|proxy| proxy["kind"] == kind).count();
+            assert!(kinds("sidecar") >= 2 && kinds("gateway") == 1, "{cluster}");
+        }
+        let table = signet(demo, &["policy", "status", "--cluster", "east"])?;
+        assert!(table.stdout.contains(&format!("east: {head}, signed by ")), "{}", table.stdout);
+        assert!(!table.stdout.contains("west:"), "{}", table.stdout);
         Ok(())
     })
 }
