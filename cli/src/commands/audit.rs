@@ -14,6 +14,7 @@ mod controls;
 mod evidence;
 mod export;
 mod query;
+mod status;
 mod tail;
 mod verify;
 
@@ -35,6 +36,8 @@ enum Command {
     Controls(controls::Arguments),
     /// Write the records that a control asks for, with proofs, policy text and a report, to be checked offline.
     Evidence(evidence::Arguments),
+    /// Say whether the logs are whole and every part works; exits 1 on a gap or a failing part.
+    Status(status::Arguments),
     /// Check the logs of the mesh, or an export or evidence package with public keys alone; names what was changed.
     Verify(verify::Arguments),
 }
@@ -108,6 +111,7 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<ExitCod
         Command::Export(export) => export::run(global, export).await,
         Command::Controls(controls) => controls::run(global, &controls),
         Command::Evidence(evidence) => evidence::run(global, evidence).await,
+        Command::Status(status) => status::run(global, status).await,
         Command::Verify(verify) => verify::run(global, verify).await,
     }
 }

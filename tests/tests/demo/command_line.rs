@@ -22,6 +22,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("policy_check_works_on_a_directory_without_a_mesh", policy_check),
     ("policy_status_names_the_commit_that_each_proxy_enforces", policy_status),
     ("audit_query_filters_and_pages", audit_query),
+    ("audit_status_fails_on_a_failing_part_and_on_nothing_else", audit_status),
     ("an_altered_invite_is_refused_and_the_links_stay", invites),
     ("an_unlinked_cluster_is_called_no_more_until_it_is_linked_again", unlink),
 ];
@@ -278,6 +279,52 @@ fn audit_query(demo: &Demo) -> Running<'_> {
         )?;
         let more: Value = serde_json::from_str(&more.stdout)?;
         assert!(more.as_array().expect("a list").iter().all(|row| !rows.contains(row)));
+        Ok(())
+    })
+}
+
+fn audit_status(demo: &Demo) -> Running<'_> {
+    Box::pin(async move {
+        let output = signet(demo, &["audit", "status", "-o", "json"])?;
+        assert_eq!(output.code, 0, "{}{}", output.stdout, output.stderr);
+        let report: Value = serde_json::from_str(&output.stdout)?;
+        assert_eq!((&report["ok"], report["logs"].as_array().map(Vec::len)), (&Value::Bool(true), Some(2)));
+        for part in ["service", "checkpoint", "complete"] {
+            let of_both = report["findings"].as_array().expect("a list").iter();
+            assert_eq!(
+                of_both.filter(|finding| finding["part"] == part && finding["state"] == "ok").count(),
+                2,
+                "{part}"
+            );
+        }
+
+        // A mesh that is not what its context says.
+        let dir = tempfile::tempdir()?;
+        let status = |change: fn(&mut Value)| -> anyhow::Result<cli::Output> {
+            let mut context: Value = serde_json::from_str(&std::fs::read_to_string(demo.context_file())?)?;
+            change(&mut context);
+            let file = dir.path().join("context.json");
+            std::fs::write(&file, context.to_string())?;
+            let mut command = Command::new(program("signet")?);
+            command.args(["audit", "status", "--context"]).arg(file);
+            cli::run(command)
+        };
+        let forged = status(|context| {
+            let other = context["clusters"]["west"]["log_key"].clone();
+            context["clusters"]["east"]["log_key"] = other;
+        })?;
+        assert_eq!(forged.code, 1, "{}", forged.stdout);
+        assert!(
+            forged.stdout.contains("FAILED") && forged.stderr.contains("next: east.bank.example"),
+            "{}",
+            forged.stderr
+        );
+        let absent = status(|context| context["clusters"]["east"]["log_origin"] = "no.such/log".into())?;
+        assert!(absent.code == 1 && absent.stdout.contains("does not have this log"), "{}", absent.stdout);
+        let down = status(|context| context["clusters"]["east"]["admin"]["audit"] = "127.0.0.1:1".into())?;
+        assert!(down.code == 1 && down.stdout.contains("FAILED"), "{}", down.stdout);
+        let unreachable = status(|context| context["postgres"] = "postgres://nobody@127.0.0.1:1/signet".into())?;
+        assert_eq!(unreachable.code, 4, "{}", unreachable.stderr);
         Ok(())
     })
 }
