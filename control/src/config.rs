@@ -51,6 +51,9 @@ pub struct PolicyConfig {
     pub branch: String,
     /// OpenSSH `allowed_signers` file. Never part of the repository.
     pub trusted_signers: PathBuf,
+    /// Rules that ask for signatures of owners or of several people. Never part of the repository either.
+    #[serde(default)]
+    pub reviews: Option<PathBuf>,
     /// The last accepted commit and its bundle: what makes history go forward only, across restarts.
     pub state: PathBuf,
 }

@@ -5,6 +5,7 @@
 //! asks for descent from the same commit as before. INVARIANT: a bundle is in force only after it was kept for the audit
 //! service, which must be able to show it for as long as records name its digest.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use signet_observe::error_chain;
 use signet_policy::BundleSource;
-use signet_policy_repository::{Refusal, Repository, TrustedSigners};
+use signet_policy_repository::{Refusal, Repository, ReviewRules, TrustedSigners};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -86,6 +87,13 @@ struct KeptActive {
 struct Judged {
     head: String,
     signers: Option<(SystemTime, u64)>,
+    reviews: Option<(SystemTime, u64)>,
+}
+
+/// Tells whether a file may have changed.
+fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
+    let file = std::fs::metadata(path).ok()?;
+    Some((file.modified().ok()?, file.len()))
 }
 
 /// Follows the branch.
@@ -164,9 +172,11 @@ impl PolicySource {
             Err(error) => return self.unreadable(error),
         };
         let active = self.state.borrow().active.clone();
-        let signers = std::fs::metadata(&self.config.trusted_signers).ok();
-        let signers = signers.and_then(|file| Some((file.modified().ok()?, file.len())));
-        let judged = Judged { head, signers };
+        let judged = Judged {
+            head,
+            signers: stamp(&self.config.trusted_signers),
+            reviews: self.config.reviews.as_deref().and_then(stamp),
+        };
         if self.judged.as_ref() == Some(&judged) {
             return;
         }
@@ -180,9 +190,13 @@ impl PolicySource {
             Ok(signers) => signers,
             Err(error) => return self.unreadable(error_chain(&error)),
         };
+        let reviews = match self.config.reviews.as_ref().map(ReviewRules::load).transpose() {
+            Ok(reviews) => reviews.unwrap_or_default(),
+            Err(error) => return self.unreadable(error_chain(&error)),
+        };
         let Some(repository) = self.repository.as_ref() else { return };
         let last = active.as_ref().map(|active| active.source.commit.as_str());
-        match repository.accept(last, &signers) {
+        match repository.accept(last, &signers, &reviews) {
             Ok(source) => {
                 if let Err(error) = self.activate(source) {
                     return self.unreadable(error_chain(&error));

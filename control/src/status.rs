@@ -55,7 +55,9 @@ fn policy_status(state: &PolicyState) -> PolicyStatus {
     if let Some(refused) = &state.refused {
         status.refused_commit.clone_from(&refused.commit);
         status.refused_reason = format!("{}: {}", refused.code, refused.message);
-    } else if let Some(error) = &state.unreadable {
+    }
+    // Why nothing is judged now comes before what was judged last.
+    if let Some(error) = &state.unreadable {
         status.refused_reason.clone_from(error);
     }
     status

@@ -81,6 +81,28 @@ async fn a_signed_commit_is_pushed_and_an_unsigned_one_is_refused_and_recorded()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_change_waits_for_the_signatures_that_the_review_rules_ask_for() {
+    let world = World::new();
+    let east = Cluster::new(&world, "east.example").start().await;
+    let mut ledger = Proxy::open(&east, "ns/bank/proxy/ledger").await;
+    let first = ledger.next(SOON).await;
+    ledger.ack(&first).await;
+    east.write_reviews("rules:\n  - paths: [policies/]\n    signatures: 2\n");
+    let second = east.commit("policies/more.cedar", "@id(\"more\") forbid(principal, action, resource);\n");
+    let status = east.status_when("the refusal shows", |s| s.policy.as_ref().unwrap().refused_commit == second).await;
+    let policy = status.policy.unwrap();
+    assert_eq!(policy.commit, first.policy.unwrap().commit, "the last good policy stays");
+    assert!(policy.refused_reason.contains("needs_signatures"), "{}", policy.refused_reason);
+    ledger.expect_silence().await;
+
+    // A rule that cannot be read holds everything back, and a changed one is looked at without a restart.
+    east.write_reviews("rules:\n  - paths: [nowhere]\n");
+    east.status_when("the error shows", |s| s.policy.as_ref().unwrap().refused_reason.contains("reviews.yaml:2")).await;
+    east.write_reviews("rules:\n  - paths: [signet.yaml]\n    signatures: 2\n");
+    assert_eq!(ledger.next(SOON).await.policy.unwrap().commit, second);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_does_not_validate_is_refused() {
     let world = World::new();
     let east = Cluster::new(&world, "east.example").start().await;

@@ -251,6 +251,7 @@ impl<'w> Cluster<'w> {
         let mut words = public.split(' ');
         let line = format!("alice@example.com {} {}\n", words.next().unwrap(), words.next().unwrap());
         std::fs::write(cluster.root.join("signers"), line).unwrap();
+        cluster.write_reviews("rules: []\n");
         cluster.git(&["init", "-q", "-b", "main"]);
         for (name, value) in [
             ("user.name", "Alice"),
@@ -270,6 +271,10 @@ impl<'w> Cluster<'w> {
         let temporary = self.root.join("new");
         std::fs::write(&temporary, text).unwrap();
         std::fs::rename(temporary, self.root.join("manifests").join(name)).unwrap();
+    }
+
+    pub(crate) fn write_reviews(&self, text: &str) {
+        std::fs::write(self.root.join("reviews.yaml"), text).unwrap();
     }
 
     pub(crate) fn commit(&self, path: &str, text: &str) -> String {
@@ -338,6 +343,7 @@ impl<'w> Cluster<'w> {
                 repository: self.root.join("repo"),
                 branch: "main".into(),
                 trusted_signers: self.root.join("signers"),
+                reviews: Some(self.root.join("reviews.yaml")),
                 state: self.root.join("state/policy.json"),
             },
             admin: "127.0.0.1:0".parse().unwrap(),

@@ -34,8 +34,8 @@ impl Commit {
         Ok(self.decode()?.tree())
     }
 
-    fn first_parent(&self) -> Result<Option<ObjectId>, Cause> {
-        Ok(self.decode()?.parents().next())
+    pub(crate) fn parents(&self) -> Result<Vec<ObjectId>, Cause> {
+        Ok(self.decode()?.parents().collect())
     }
 
     /// Checks the signature; `now` (Unix seconds) is given for commits that were never accepted before, whose key has
@@ -86,7 +86,7 @@ pub(crate) fn since(
             return Err(Cause::new("rewritten", message));
         }
         let commit = Commit::read(repo, next)?;
-        let parent = commit.first_parent()?;
+        let parent = commit.parents()?.first().copied();
         line.push(commit);
         next = parent.ok_or_else(|| {
             let message = format!(

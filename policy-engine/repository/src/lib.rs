@@ -7,6 +7,7 @@
 //! - An accepted commit and every commit on the first-parent line since the last accepted one carry an SSH signature by
 //!   a trusted key that is bound to the commit's author and committer.
 //! - What is read has the content that its object id promises, within the bounds of [`Bounds`].
+//! - Where review rules ask for it, several people signed the very tree that is enforced.
 //! - An accepted bundle compiles strictly and passes its own tests.
 
 mod cases;
@@ -16,6 +17,7 @@ mod history;
 mod layout;
 mod refusal;
 mod repository;
+mod reviews;
 mod revision;
 mod signers;
 mod tree;
@@ -26,5 +28,6 @@ pub use directory::{DirectoryError, read_dir};
 pub use layout::Bounds;
 pub use refusal::{Refusal, RepositoryError};
 pub use repository::{CommitId, Repository};
+pub use reviews::{ReviewRules, ReviewsError};
 pub use revision::{RevisionError, Revisions};
 pub use signers::{SignersError, TrustedSigners};

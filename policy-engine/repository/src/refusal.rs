@@ -23,7 +23,7 @@ pub struct Refusal {
     /// The head that was to be accepted; `message` names the commit at fault where it is another.
     pub commit: String,
     /// Stable: `unsigned`, `unsupported_signature`, `bad_signature`, `untrusted_signer`, `signer_expired`,
-    /// `signer_not_yet_valid`, `signer_not_author`, `signer_not_committer`, `rewritten`, `too_large`, `symlink`,
+    /// `signer_not_yet_valid`, `signer_not_author`, `signer_not_committer`, `needs_signatures`, `rewritten`, `too_large`, `symlink`,
     /// `submodule`, `not_utf8`, `corrupt`, `unreadable`, `no_branch`, `tests_failed`, or the code of the first problem
     /// (`parse`, `validation`, `settings`, `missing_id`, `duplicate_id`, ...).
     pub reason_code: String,

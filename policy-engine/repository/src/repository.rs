@@ -1,5 +1,6 @@
 //! A policy repository on disk: its head, and the way from a head to an accepted bundle.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -8,9 +9,10 @@ use gix::ObjectId;
 use signet_policy::BundleSource;
 
 use crate::check::check;
-use crate::history::since;
+use crate::history::{Commit, since};
 use crate::layout::Bounds;
 use crate::refusal::{Cause, Refusal, RepositoryError};
+use crate::reviews::{Change, ReviewRules};
 use crate::signers::TrustedSigners;
 use crate::tree::read_files;
 
@@ -70,9 +72,17 @@ impl Repository {
     /// The bundle of the branch's head, if it may be enforced.
     ///
     /// `last_accepted` is the commit that was accepted before; the head has to descend from it by first parents, and
-    /// every commit between has to be signed. Without one the head's own signature is enough. Reads the clock: a key
-    /// with `valid-before` signs nothing new after that time, whatever date the commit claims.
-    pub fn accept(&self, last_accepted: Option<&str>, signers: &TrustedSigners) -> Result<BundleSource, Refusal> {
+    /// every commit between has to be signed. Without one the head's own signature is enough. What changed since needs
+    /// the signatures that `reviews` ask for. Reads the clock: a key with `valid-before` signs nothing new after that
+    /// time, whatever date the commit claims.
+    ///
+    /// The bundle's `signer` is the head's, followed by all others who signed the same tree, separated by `, `.
+    pub fn accept(
+        &self,
+        last_accepted: Option<&str>,
+        signers: &TrustedSigners,
+        reviews: &ReviewRules,
+    ) -> Result<BundleSource, Refusal> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|d| i64::try_from(d.as_secs()).ok());
         let fail = |e: RepositoryError| {
             let code = if matches!(e, RepositoryError::NoBranch { .. }) { "no_branch" } else { "unreadable" };
@@ -81,7 +91,7 @@ impl Repository {
         let git = self.git().map_err(fail)?;
         let head = self.head_id(&git).map_err(fail)?;
         let (files, signer) = self
-            .read(&git, head, last_accepted, signers, now.unwrap_or(i64::MAX))
+            .read(&git, head, last_accepted, &Trust { signers, reviews, now: now.unwrap_or(i64::MAX) })
             .map_err(|cause| cause.refuse(head))?;
         let source = BundleSource { commit: head.to_string(), signer, files };
         judge(source)
@@ -92,9 +102,9 @@ impl Repository {
         git: &gix::Repository,
         head: ObjectId,
         last: Option<&str>,
-        signers: &TrustedSigners,
-        now: i64,
-    ) -> Result<(std::collections::BTreeMap<String, String>, String), Cause> {
+        trust: &Trust<'_>,
+    ) -> Result<(BTreeMap<String, String>, String), Cause> {
+        let &Trust { signers, reviews, now } = trust;
         let last = last
             .map(|id| {
                 let why = || Cause::new("unreadable", format!("the last accepted commit `{id}` is not an object id"));
@@ -106,12 +116,18 @@ impl Repository {
         for commit in line.iter().skip(1).rev() {
             commit.verify(signers, Some(now))?;
         }
-        let (commit, new) = match line.into_iter().next() {
-            Some(commit) => (commit, true),
-            None => (crate::history::Commit::read(git, head)?, false),
+        let Some(commit) = line.into_iter().next() else {
+            // The head is the last accepted commit: what was accepted stays so.
+            let commit = Commit::read(git, head)?;
+            let signer = commit.verify(signers, None)?;
+            return Ok((read_files(git, commit.tree()?, &self.bounds)?, signer));
         };
-        let signer = commit.verify(signers, new.then_some(now))?;
-        Ok((read_files(git, commit.tree()?, &self.bounds)?, signer))
+        commit.verify(signers, Some(now))?;
+        let files = read_files(git, commit.tree()?, &self.bounds)?;
+        let before = last.map(|last| read_files(git, Commit::read(git, last)?.tree()?, &self.bounds)).transpose()?;
+        let change = Change { head, last, before: before.as_ref(), after: &files, now };
+        let approvals = reviews.accept(&change, git, signers, &self.bounds)?;
+        Ok((files, approvals.join(", ")))
     }
 
     fn git(&self) -> Result<gix::Repository, RepositoryError> {
@@ -132,6 +148,14 @@ impl Repository {
             Err(e) => Err(RepositoryError::Branch { path, branch, why: e.to_string() }),
         }
     }
+}
+
+/// Who may change the policies, and what of them together.
+struct Trust<'a> {
+    signers: &'a TrustedSigners,
+    reviews: &'a ReviewRules,
+    /// Unix seconds.
+    now: i64,
 }
 
 /// Compiles the bundle and runs its tests.

@@ -3,7 +3,7 @@
 
 mod support;
 
-use signet_policy_repository::{Bounds, Repository};
+use signet_policy_repository::{Bounds, Repository, ReviewRules};
 use support::Git;
 
 #[test]
@@ -125,7 +125,7 @@ fn honours_validity_and_namespaces_of_signers() {
     let git = Git::new();
     let head = git.commit_dated("alice", Some("alice"), "2026-06-01T12:00:00Z");
     let code = |options: &str, last: Option<&str>| {
-        git.open().accept(last, &git.signers(options)).err().map(|refusal| refusal.reason_code)
+        git.open().accept(last, &git.signers(options), &ReviewRules::default()).err().map(|refusal| refusal.reason_code)
     };
     assert_eq!(code("namespaces=\"git\"", None), None);
     assert_eq!(code("namespaces=\"file\"", None).as_deref(), Some("untrusted_signer"));
@@ -158,7 +158,7 @@ fn refuses_bundles_that_are_broken_and_names_the_place() {
         let git = Git::new();
         git.write(path, text);
         git.commit("alice", Some("alice"));
-        let refusal = git.open().accept(None, &git.signers("")).unwrap_err();
+        let refusal = git.open().accept(None, &git.signers(""), &ReviewRules::default()).unwrap_err();
         assert_eq!(refusal.reason_code, code, "{refusal}");
         assert!(refusal.message.starts_with(place), "{refusal}");
         assert_eq!(refusal.commit, git.head());
@@ -214,7 +214,7 @@ fn refuses_hostile_trees_within_bounds() {
     }
     git.commit("alice", Some("alice"));
     let bounds = Bounds { entries: 50, ..Bounds::default() };
-    let refusal = git.open().with_bounds(bounds).accept(None, &git.signers("")).unwrap_err();
+    let refusal = git.open().with_bounds(bounds).accept(None, &git.signers(""), &ReviewRules::default()).unwrap_err();
     assert_eq!(refusal.reason_code, "too_large");
 }
 

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use signet_policy_repository::{Repository, TrustedSigners};
+use signet_policy_repository::{Repository, ReviewRules, TrustedSigners};
 use tempfile::TempDir;
 
 pub const PERMIT: &str =
@@ -38,6 +38,8 @@ impl Git {
         let git = Self { _dir: dir, root, keys };
         git.git(&["init", "-q", "-b", "main"]);
         git.git(&["config", "gpg.format", "ssh"]);
+        git.git(&["config", "user.name", "alice"]);
+        git.git(&["config", "user.email", "alice@bank.example"]);
         git.write("signet.yaml", "version: 1\n");
         git.write("policies/a.cedar", PERMIT);
         git
@@ -101,7 +103,7 @@ impl Git {
     }
 
     pub fn accept(&self, last: Option<&str>) -> Result<signet_policy::BundleSource, (String, String)> {
-        self.open().accept(last, &self.signers("")).map_err(|r| (r.reason_code, r.message))
+        self.open().accept(last, &self.signers(""), &ReviewRules::default()).map_err(|r| (r.reason_code, r.message))
     }
 
     pub fn refused(&self, last: Option<&str>) -> (String, String) {
