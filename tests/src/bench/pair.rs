@@ -8,6 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -21,6 +22,10 @@ use crate::demo::program;
 const DOMAIN: &str = "pair.bench";
 const HOST: &str = "app.bench.svc.cluster.local";
 const POLICIES: usize = 1_000;
+/// Of the ports that components listen at.
+const FIRST_PORT: u16 = 20_000;
+const PORTS: u16 = 100;
+const RANGES: u32 = 120;
 /// Starting everything takes seconds; machines that measure something may be busy.
 const START: Duration = Duration::from_secs(90);
 
@@ -205,8 +210,19 @@ pub async fn start(role: Role, listen: SocketAddr, dir: &Path, sidecar: &Path) -
     Ok(running)
 }
 
+/// A port that nobody listens at, below those that the kernel gives to clients: one of theirs may be taken again between
+/// here and the component that gets it. Each process looks in a range of its own.
 fn free() -> anyhow::Result<SocketAddr> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let range = u16::try_from(std::process::id() % RANGES)?;
+    for _ in 0..PORTS {
+        let port = FIRST_PORT + range * PORTS + NEXT.fetch_add(1, Ordering::Relaxed) % PORTS;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        if TcpListener::bind(address).is_ok() {
+            return Ok(address);
+        }
+    }
+    bail!("no port from {FIRST_PORT} on is free; end what listens there")
 }
 
 /// Waits for `/readyz` of a component's admin listener.
