@@ -107,7 +107,7 @@ fn read_request(
         (Some(authority), _) => authority,
         (None, host) => host,
     };
-    if host.is_empty() || !host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:".contains(&byte)) {
+    if !plain_authority(host) {
         return None;
     }
     let trace = fields.trace(request.headers);
@@ -383,6 +383,15 @@ fn kind(name: &[u8]) -> Kind {
 /// Characters that every reader takes for themselves.
 fn plain_in_target(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"/-._~%?=&:@!$'()*+,;".contains(&byte)
+}
+
+/// A name or an IPv4 address, and a port or none (RFC 3986, section 3.2). What else an authority may be, readers differ on:
+/// a second colon, an empty port, brackets.
+fn plain_authority(authority: &str) -> bool {
+    let (host, port) = authority.split_once(':').map_or((authority, None), |(host, port)| (host, Some(port)));
+    !host.is_empty()
+        && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
+        && port.is_none_or(|port| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok())
 }
 
 /// Digits alone, fewer than overflow (RFC 9110, section 8.6).
