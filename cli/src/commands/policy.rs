@@ -2,8 +2,10 @@
 
 mod check;
 mod diff;
+mod report;
 mod sides;
 mod status;
+mod test;
 
 use std::process::ExitCode;
 
@@ -26,6 +28,10 @@ enum Command {
     Diff(diff::Arguments),
     /// Show which commit is in force in each cluster and which sidecar and gateway enforces what.
     Status(status::Arguments),
+    /// All that is to be said about a change: checks, tests, what it permits and denies, whether the invariants hold.
+    Report(report::Arguments),
+    /// Run the decision tables of a repository and say which policies none of them needs.
+    Test(test::Arguments),
 }
 
 pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<ExitCode, Failure> {
@@ -33,5 +39,7 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<ExitCod
         Command::Check(check) => check::run(global, check),
         Command::Diff(diff) => diff::run(global, diff).await,
         Command::Status(status) => status::run(global, status).await,
+        Command::Report(report) => report::run(global, report).await,
+        Command::Test(test) => test::run(global, test),
     }
 }

@@ -3,3 +3,4 @@
 
 mod diff;
 mod place;
+mod report;

@@ -42,7 +42,7 @@ impl Place {
 
     pub(crate) fn commit(&self, message: &str) {
         self.git(&["add", "-A"]);
-        self.git(&["commit", "-q", "-m", message]);
+        self.git(&["commit", "-q", "--allow-empty", "-m", message]);
     }
 
     /// Git without anyone's configuration.

@@ -10,10 +10,14 @@
 
 mod diff;
 mod example;
+mod invariants;
+mod report;
 mod solver;
 mod symbolic;
 mod template;
 
 pub use diff::{Answer, Change, Diff, Finding, TypeDiff, diff};
 pub use example::Example;
+pub use invariants::{Breach, Held, Invariant, invariants};
+pub use report::{Report, junit};
 pub use solver::{SolverSettings, Undecided};

@@ -78,6 +78,8 @@ pub struct TestResult {
     pub passed: bool,
     /// What came instead, when it failed.
     pub message: Option<String>,
+    /// The `@id`s of the policies that determined the answer.
+    pub policies: Vec<String>,
 }
 
 impl fmt::Display for TestResult {
@@ -162,6 +164,7 @@ impl Case {
             name: self.name.clone(),
             passed: message.is_none(),
             message,
+            policies: decision.policies.iter().map(ToString::to_string).collect(),
         }
     }
 }

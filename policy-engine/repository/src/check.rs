@@ -1,5 +1,7 @@
 //! Judging a bundle: compile, lint, run its tests. What `signet policy check` prints and what acceptance demands.
 
+use std::collections::HashSet;
+
 use serde::Serialize;
 use signet_policy::{Bundle, BundleSource, Place, PolicyInfo, Problem, Severity};
 
@@ -17,6 +19,18 @@ pub struct Report {
     /// Empty when the bundle does not compile.
     pub tests: Vec<TestResult>,
     pub policies: usize,
+    /// Those that are not shadow policies.
+    pub enforced: usize,
+    /// Enforced policies that determined no test case, in order of path and position.
+    pub untested: Vec<Untested>,
+}
+
+/// A policy that no test case needs: it could be taken away and no test would fail.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Untested {
+    pub id: String,
+    pub path: String,
+    pub line: u32,
 }
 
 impl Report {
@@ -36,6 +50,8 @@ pub fn check(source: &BundleSource) -> Report {
             problems.extend(bundle.warnings().iter().cloned());
             problems.extend(bundle.policies().flat_map(|policy| lint(&policy)));
             report.tests = cases.iter().map(|case| case.run(&bundle)).collect();
+            report.enforced = bundle.policies().filter(|policy| !policy.is_shadow()).count();
+            report.untested = untested(&bundle, &report.tests);
             if cases.is_empty() {
                 let place = Place::file("tests/");
                 let help = "add a decision table, see docs/policy-repository.md";
@@ -48,6 +64,13 @@ pub fn check(source: &BundleSource) -> Report {
     problems.sort_by_key(rank);
     report.problems = problems;
     report
+}
+
+fn untested(bundle: &Bundle, tests: &[TestResult]) -> Vec<Untested> {
+    let needed: HashSet<&str> = tests.iter().flat_map(|test| &test.policies).map(String::as_str).collect();
+    let policies = bundle.policies().filter(|policy| !policy.is_shadow() && !needed.contains(policy.id()));
+    let untested = |p: PolicyInfo<'_>| Untested { id: p.id().to_owned(), path: p.path().to_owned(), line: p.line() };
+    policies.map(untested).collect()
 }
 
 fn lint(policy: &PolicyInfo<'_>) -> Vec<Problem> {

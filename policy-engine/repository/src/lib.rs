@@ -23,7 +23,7 @@ mod signers;
 mod tree;
 
 pub use cases::TestResult;
-pub use check::{Report, check};
+pub use check::{Report, Untested, check};
 pub use directory::{DirectoryError, read_dir};
 pub use layout::Bounds;
 pub use refusal::{Refusal, RepositoryError};

@@ -25,6 +25,17 @@ pub(crate) fn read(range: &Range) -> Result<(Bundle, Bundle), Failure> {
     Ok((compile(&base)?, compile(&head)?))
 }
 
+/// One bundle: of a revision, or of the working tree.
+pub(crate) fn one(path: &Path, revision: Option<&str>) -> Result<Bundle, Failure> {
+    match revision {
+        None => compile(&working_tree(path)?),
+        Some(name) => {
+            let range = Range { range: format!("{name}..{name}"), repository: path.to_owned() };
+            compile(&sources(&range)?.1)
+        }
+    }
+}
+
 /// The files of both sides.
 pub(crate) fn sources(range: &Range) -> Result<(BundleSource, BundleSource), Failure> {
     let path = &range.repository;

@@ -38,7 +38,7 @@ impl<'b> Side<'b> {
     }
 
     /// The enforced policies as statements about requests of this type; without those that cannot matter for them.
-    fn policies(&self, request: &RequestType, target: &Target) -> Result<Vec<Compiled>, Undecided> {
+    pub(crate) fn policies(&self, request: &RequestType, target: &Target) -> Result<Vec<Compiled>, Undecided> {
         if *target == Target::Denied {
             return Ok(Vec::new());
         }
