@@ -3,4 +3,5 @@
 
 mod diff;
 mod place;
+mod replay;
 mod report;

@@ -11,6 +11,7 @@
 mod diff;
 mod example;
 mod invariants;
+mod replay;
 mod report;
 mod solver;
 mod symbolic;
@@ -19,5 +20,6 @@ mod template;
 pub use diff::{Answer, Change, Diff, Finding, TypeDiff, diff};
 pub use example::Example;
 pub use invariants::{Breach, Held, Invariant, invariants};
+pub use replay::{Flip, Replay, ReplayError, replay};
 pub use report::{Report, junit};
 pub use solver::{SolverSettings, Undecided};
