@@ -2,6 +2,7 @@
 
 mod check;
 mod diff;
+mod fmt;
 mod replay;
 mod report;
 mod sides;
@@ -29,12 +30,16 @@ enum Command {
     Diff(diff::Arguments),
     /// Show which commit is in force in each cluster and which sidecar and gateway enforces what.
     Status(status::Arguments),
+    /// Put policy files into their one form.
+    Fmt(fmt::Arguments),
     /// Decide recorded traffic again and show which flows would flip.
     Replay(replay::Arguments),
     /// All that is to be said about a change: checks, tests, what it permits and denies, whether the invariants hold.
     Report(report::Arguments),
     /// Run the decision tables of a repository and say which policies none of them needs.
     Test(test::Arguments),
+    /// Write the Cedar schema that policies are validated against, for editors.
+    Schema,
 }
 
 pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<ExitCode, Failure> {
@@ -42,6 +47,11 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<ExitCod
         Command::Check(check) => check::run(global, check),
         Command::Diff(diff) => diff::run(global, diff).await,
         Command::Status(status) => status::run(global, status).await,
+        Command::Fmt(fmt) => fmt::run(&fmt),
+        Command::Schema => {
+            crate::output::line(signet_policy::schema_text().trim_end())?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Replay(replay) => replay::run(global, replay).await,
         Command::Report(report) => report::run(global, report).await,
         Command::Test(test) => test::run(global, test),

@@ -10,6 +10,7 @@
 
 mod diff;
 mod example;
+mod format;
 mod invariants;
 mod replay;
 mod report;
@@ -19,6 +20,7 @@ mod template;
 
 pub use diff::{Answer, Change, Diff, Finding, TypeDiff, diff};
 pub use example::Example;
+pub use format::format;
 pub use invariants::{Breach, Held, Invariant, invariants};
 pub use replay::{Flip, Replay, ReplayError, replay};
 pub use report::{Report, junit};
