@@ -56,6 +56,25 @@ pub struct PolicyConfig {
     pub reviews: Option<PathBuf>,
     /// The last accepted commit and its bundle: what makes history go forward only, across restarts.
     pub state: PathBuf,
+    /// When control goes back to the bundle before, where a bundle's `automatic_return` lets it.
+    #[serde(default)]
+    pub automatic_return: ReturnConfig,
+}
+
+/// How many calls a new bundle may take from callers before the last one comes back.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReturnConfig {
+    /// More denials than this of calls that the bundle before allowed.
+    pub denials: u32,
+    /// Counted for this long after the activation. At most an hour: sidecars forget the bundle before then.
+    pub within_seconds: u32,
+}
+
+impl Default for ReturnConfig {
+    fn default() -> Self {
+        Self { denials: 50, within_seconds: 600 }
+    }
 }
 
 /// What linked clusters are told and believed.

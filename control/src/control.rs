@@ -229,6 +229,7 @@ impl Control {
             world: self.hub.subscribe(),
             proxies: proxies.clone(),
             metrics: self.metrics.clone(),
+            lost: self.policy.lost(),
             cancel: cancel.clone(),
         };
         let link = LinkService {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use futures::Stream;
 use signet_api::control::discovery_server::Discovery;
 use signet_api::control::{Report, Snapshot};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -18,10 +18,13 @@ use crate::authorise::{Caller, Method};
 use crate::gate::Gate;
 use crate::metrics::{ByKind, Metrics};
 use crate::model::World;
+use crate::policy::{Flow, Lost};
 use crate::proxies::{Connected, Proxies};
 use crate::snapshot::{Held, Subject, build, seal};
 
 const FIRST_REPORT: Duration = Duration::from_secs(10);
+/// More flows in one report are not counted.
+const MAX_LOST: usize = 256;
 
 /// The service.
 pub(crate) struct DiscoveryService {
@@ -29,6 +32,8 @@ pub(crate) struct DiscoveryService {
     pub(crate) world: watch::Receiver<Arc<World>>,
     pub(crate) proxies: Proxies,
     pub(crate) metrics: Metrics,
+    /// Where reports of lost calls go.
+    pub(crate) lost: mpsc::Sender<Lost>,
     pub(crate) cancel: CancellationToken,
 }
 
@@ -53,6 +58,7 @@ impl Discovery for DiscoveryService {
             world: self.world.clone(),
             connected,
             metrics: self.metrics.clone(),
+            lost: self.lost.clone(),
             cancel: self.cancel.clone(),
             phase: Phase::Opening,
             held: Held::default(),
@@ -89,6 +95,7 @@ struct Session {
     world: watch::Receiver<Arc<World>>,
     connected: Connected,
     metrics: Metrics,
+    lost: mpsc::Sender<Lost>,
     cancel: CancellationToken,
     phase: Phase,
     /// What the proxy says it enforces.
@@ -137,7 +144,30 @@ impl Session {
         Some(Err(status))
     }
 
+    /// Hands on what a proxy lost, of what it decides about.
+    fn note_lost(&self, report: &Report) {
+        let Some(sent) = &self.sent else { return };
+        let decides = |service: &str| {
+            sent.content.inbound.iter().any(|s| s.service == service)
+                || sent.content.exported.iter().any(|s| s.service == service)
+                || sent.content.external.iter().any(|s| s.name == service)
+        };
+        for lost in report.lost.iter().take(MAX_LOST).filter(|lost| decides(&lost.service)) {
+            let flow =
+                Flow { principal: lost.principal.clone(), action: lost.action.clone(), service: lost.service.clone() };
+            let lost = Lost { digest: report.bundle_digest.clone(), flow, calls: lost.calls };
+            if self.lost.try_send(lost).is_err() {
+                tracing::warn!(proxy = self.id, "reports of lost calls come faster than they are counted");
+                return;
+            }
+        }
+    }
+
     fn note(&mut self, report: &Report) {
+        if !report.lost.is_empty() {
+            self.note_lost(report);
+            return;
+        }
         self.connected.report(report);
         self.held = Held {
             commit: report.policy_commit.clone(),

@@ -47,6 +47,19 @@ impl Events {
         });
     }
 
+    /// The policy `active` is in force again, because the commit `from` denied what it should not have.
+    pub(crate) fn policy_returned(&self, from: &str, active: &ActivePolicy, detail: &Value) {
+        self.append(Record {
+            action: "policy:return".into(),
+            allow: true,
+            reason: "lost_calls".into(),
+            policy_commit: active.source.commit.clone(),
+            bundle_digest: active.digest.clone(),
+            detail: Some(json!({ "from": from, "lost": detail }).to_string()),
+            ..Record::default()
+        });
+    }
+
     /// A linked cluster's exports came or their lease ended.
     pub(crate) fn link(&self, reason: &str, peer: &TrustDomain, detail: &Value) {
         self.append(Record {

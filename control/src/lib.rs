@@ -33,5 +33,5 @@ mod readiness;
 pub mod snapshot;
 mod status;
 
-pub use config::{Config, LinkConfig, PolicyConfig};
+pub use config::{Config, LinkConfig, PolicyConfig, ReturnConfig};
 pub use control::{Control, ControlError};

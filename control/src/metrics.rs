@@ -40,6 +40,7 @@ pub(crate) struct Metrics {
     pub(crate) policy_activated_at: Gauge,
     pub(crate) policy_refused: Family<ByReason, Counter>,
     pub(crate) policy_is_refused: Gauge,
+    pub(crate) policy_returns: Counter,
     pub(crate) manifest_errors: Gauge,
     pub(crate) link_connected: Family<ByTrustDomain, Gauge>,
     pub(crate) link_services: Family<ByTrustDomain, Gauge>,
@@ -64,6 +65,7 @@ impl Metrics {
             policy_activated_at: Gauge::default(),
             policy_refused: Family::default(),
             policy_is_refused: Gauge::default(),
+            policy_returns: Counter::default(),
             manifest_errors: Gauge::default(),
             link_connected: Family::default(),
             link_services: Family::default(),
@@ -88,6 +90,11 @@ impl Metrics {
         );
         registry.register("policy_refused_commits", "Policy commits refused", m.policy_refused);
         registry.register("policy_head_refused", "1 while the branch's head is a refused commit", m.policy_is_refused);
+        registry.register(
+            "policy_returns",
+            "Times that the bundle before came back because a new one denied what it allowed",
+            m.policy_returns,
+        );
         registry.register(
             "manifest_errors",
             "Errors in the manifests now; the last good ones stay in force",

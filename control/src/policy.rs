@@ -14,7 +14,7 @@ use serde_json::json;
 use signet_observe::error_chain;
 use signet_policy::BundleSource;
 use signet_policy_repository::{Refusal, Repository, ReviewRules, TrustedSigners};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::bundles::BundleStore;
@@ -24,8 +24,16 @@ use crate::metrics::{ByReason, Metrics};
 use crate::model::ActivePolicy;
 use crate::persist::{self, PersistError, unix_now};
 
+mod trial;
+
+pub(crate) use trial::{Flow, Lost};
+
+use trial::Trial;
+
 /// The head of a local repository is one small file: asking this often costs next to nothing.
 const POLL: Duration = Duration::from_millis(200);
+/// Reports of lost calls that wait to be counted; more are dropped, and their proxies will have others.
+const LOST_QUEUE: usize = 1024;
 
 /// What is in force and what was refused.
 #[derive(Clone, Debug, Default)]
@@ -72,6 +80,19 @@ pub enum PolicyError {
 struct Kept {
     active: Option<KeptActive>,
     refused: Option<RefusedHead>,
+    #[serde(default)]
+    before: Option<KeptBefore>,
+    /// The head that control went back from. It is not accepted again; a commit on top of it may be.
+    #[serde(default)]
+    returned_from: Option<String>,
+}
+
+/// What comes back when the active bundle fails its trial.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeptBefore {
+    policy: KeptActive,
+    trial: Trial,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -105,6 +126,22 @@ pub(crate) struct PolicySource {
     metrics: Metrics,
     repository: Option<Repository>,
     judged: Option<Judged>,
+    before: Option<(Arc<ActivePolicy>, Trial)>,
+    returned_from: Option<String>,
+    lost: (mpsc::Sender<Lost>, mpsc::Receiver<Lost>),
+}
+
+impl KeptActive {
+    fn of(active: &ActivePolicy) -> Self {
+        Self { digest: active.digest.clone(), activated_at: active.activated_at, source: active.source.clone() }
+    }
+
+    fn open(self, state: &Path) -> Result<ActivePolicy, PolicyError> {
+        if self.source.digest() != self.digest {
+            return Err(PolicyError::Altered { path: state.display().to_string() });
+        }
+        Ok(ActivePolicy::new(self.source, self.activated_at))
+    }
 }
 
 impl PolicySource {
@@ -121,17 +158,34 @@ impl PolicySource {
         let kept: Kept = persist::load(&config.state)?.unwrap_or_default();
         let mut state = PolicyState { refused: kept.refused, ..PolicyState::default() };
         if let Some(active) = kept.active {
-            let digest = active.source.digest();
-            if digest != active.digest {
-                return Err(PolicyError::Altered { path: config.state.display().to_string() });
-            }
-            tracing::info!(commit = active.source.commit, digest, "policy of the last run is in force");
+            let active = active.open(&config.state)?;
+            tracing::info!(commit = active.source.commit, digest = active.digest, "policy of the last run is in force");
             metrics.policy_activated_at.set(active.activated_at);
-            state.active = Some(Arc::new(ActivePolicy::new(active.source, active.activated_at)));
+            state.active = Some(Arc::new(active));
         }
+        let before = match kept.before {
+            Some(KeptBefore { policy, trial }) => Some((Arc::new(policy.open(&config.state)?), trial)),
+            None => None,
+        };
         metrics.policy_is_refused.set(i64::from(state.refused.is_some()));
         let state = watch::Sender::new(state);
-        Ok(Self { config, state, bundles, events, metrics, repository: None, judged: None })
+        Ok(Self {
+            config,
+            state,
+            bundles,
+            events,
+            metrics,
+            repository: None,
+            judged: None,
+            before,
+            returned_from: kept.returned_from,
+            lost: mpsc::channel(LOST_QUEUE),
+        })
+    }
+
+    /// Takes what proxies report as lost.
+    pub(crate) fn lost(&self) -> mpsc::Sender<Lost> {
+        self.lost.0.clone()
     }
 
     /// Follows what is in force.
@@ -167,6 +221,7 @@ impl PolicySource {
 
     /// Looks at the branch once. Idempotent: a head that was judged is not judged again.
     fn step(&mut self) {
+        self.try_bundle();
         let head = match self.head() {
             Ok(head) => head,
             Err(error) => return self.unreadable(error),
@@ -184,6 +239,12 @@ impl PolicySource {
             // Back at what is in force, or nothing new since the last run.
             self.judged = Some(judged);
             self.settle(|state| state.refused = None);
+            return;
+        }
+        if self.returned_from.as_ref() == Some(&judged.head) {
+            // Nobody asked for it again: it stays refused until a commit follows it.
+            self.judged = Some(judged);
+            self.settle(|_| {});
             return;
         }
         let signers = match TrustedSigners::load(&self.config.trusted_signers) {
@@ -228,10 +289,60 @@ impl PolicySource {
         }
     }
 
-    fn activate(&self, source: BundleSource) -> Result<(), PersistError> {
+    /// Goes back to the bundle before when the active one lost too many calls.
+    fn try_bundle(&mut self) {
+        while let Ok(lost) = self.lost.1.try_recv() {
+            if let Some((_, trial)) = &mut self.before {
+                trial.note(lost);
+            }
+        }
+        let failed = self.before.as_ref().and_then(|(_, trial)| trial.failed(&self.config.automatic_return));
+        let Some((message, flows)) = failed else { return };
+        let flows = flows.iter().map(|(flow, calls)| json!({ "flow": flow.to_string(), "calls": calls }));
+        let detail = json!(flows.take(100).collect::<Vec<_>>());
+        let Some((before, trial)) = self.before.take() else { return };
+        let Some(failed) = self.state.borrow().active.clone() else { return };
+        let from = failed.source.commit.clone();
+        let active = Arc::new(ActivePolicy::new(before.source.clone(), unix_now()));
+        let refused = RefusedHead { commit: from.clone(), code: "returned".to_owned(), message };
+        let last = self.returned_from.replace(from.clone());
+        if let Err(error) = self.keep(Some(&active), Some(&refused)) {
+            // A return that a restart would forget is none: it is tried again at the next look.
+            tracing::error!(error = error_chain(&error), "the policy before could not be kept on disk");
+            (self.before, self.returned_from) = (Some((before, trial)), last);
+            return;
+        }
+        tracing::error!(commit = from, error = refused.message, "a policy was taken back");
+        self.events.policy_returned(&from, &active, &detail);
+        self.metrics.policy_returns.inc();
+        self.metrics.policy_activated_at.set(active.activated_at);
+        self.metrics.policy_is_refused.set(1);
+        let (active, refused) = (Some(active), Some(refused));
+        self.state.send_replace(PolicyState { active, refused, unreadable: None });
+    }
+
+    /// What would come back if `new` fails, and what it is judged by.
+    fn before(&self, new: &ActivePolicy) -> Option<(Arc<ActivePolicy>, Trial)> {
+        let last = self.state.borrow().active.clone().filter(|_| new.automatic_return)?;
+        if last.digest == new.digest {
+            // The same bundle under another commit: its trial goes on.
+            return self.before.clone();
+        }
+        let announced =
+            self.repository.as_ref().map(|repository| repository.announced(&last.source.commit, &new.source.commit));
+        let trial = Trial::new(new.digest.clone(), &self.config.automatic_return, announced.unwrap_or_default());
+        Some((last, trial))
+    }
+
+    fn activate(&mut self, source: BundleSource) -> Result<(), PersistError> {
         let active = ActivePolicy::new(source, unix_now());
         self.bundles.put(&active.source, &active.digest)?;
-        self.keep(Some(&active), None)?;
+        let before = self.before(&active);
+        let old = (std::mem::replace(&mut self.before, before), self.returned_from.take());
+        if let Err(error) = self.keep(Some(&active), None) {
+            (self.before, self.returned_from) = old;
+            return Err(error);
+        }
         self.events.policy_activated(&active);
         self.metrics.policy_activated_at.set(active.activated_at);
         self.metrics.policy_is_refused.set(0);
@@ -269,12 +380,14 @@ impl PolicySource {
     }
 
     fn keep(&self, active: Option<&ActivePolicy>, refused: Option<&RefusedHead>) -> Result<(), PersistError> {
-        let active = active.map(|active| KeptActive {
-            digest: active.digest.clone(),
-            activated_at: active.activated_at,
-            source: active.source.clone(),
-        });
-        persist::save(&self.config.state, &Kept { active, refused: refused.cloned() })
+        let before = self.before.as_ref();
+        let kept = Kept {
+            active: active.map(KeptActive::of),
+            refused: refused.cloned(),
+            before: before.map(|(policy, trial)| KeptBefore { policy: KeptActive::of(policy), trial: trial.clone() }),
+            returned_from: self.returned_from.clone(),
+        };
+        persist::save(&self.config.state, &kept)
     }
 
     /// The repository is readable: whatever `change` says, and nothing is unreadable any more.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use fixture::{Cluster, FRAUD, LEDGER, Proxy, World};
 use signet_api::control::link_client::LinkClient;
-use signet_api::control::{ExportsRequest, Report};
+use signet_api::control::{ExportsRequest, LostCalls, Report, Snapshot};
 use signet_api::identity::{FederationState, Relationship};
 use tokio::sync::watch;
 use tonic::Code;
@@ -100,6 +100,67 @@ async fn a_change_waits_for_the_signatures_that_the_review_rules_ask_for() {
     east.status_when("the error shows", |s| s.policy.as_ref().unwrap().refused_reason.contains("reviews.yaml:2")).await;
     east.write_reviews("rules:\n  - paths: [signet.yaml]\n    signatures: 2\n");
     assert_eq!(ledger.next(SOON).await.policy.unwrap().commit, second);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bundle_that_denies_what_was_allowed_is_taken_back_and_stays_so() {
+    const CLOSED: &str = "@id(\"more\") forbid(principal, action, resource);\n";
+    let world = World::new();
+    let east = Cluster::new(&world, "east.example").start().await;
+    let mut ledger = Proxy::open(&east, "ns/bank/proxy/ledger").await;
+    let snapshot = ledger.next(SOON).await;
+    ledger.ack(&snapshot).await;
+    let first = east.commit("signet.yaml", "version: 1\nautomatic_return: true\n");
+    let snapshot = ledger.next(COMMIT).await;
+    ledger.ack(&snapshot).await;
+    let lost = |snapshot: &Snapshot, service: &str, calls| Report {
+        kind: "sidecar".into(),
+        bundle_digest: snapshot.policy.clone().unwrap().digest,
+        lost: vec![LostCalls {
+            principal: "spiffe://east.example/ns/bank/sa/web".into(),
+            action: "http:GET".into(),
+            service: service.into(),
+            calls,
+        }],
+        ..Report::default()
+    };
+
+    // What the commit announces, and what another sidecar decides about, does not count; nor do calls up to the limit.
+    let announced = "close\n\nSignet-Denies: spiffe://east.example/ns/bank/sa/web * east.example/bank/ledger\n";
+    let second = east.commit_saying("policies/more.cedar", CLOSED, announced);
+    let snapshot = ledger.next(COMMIT).await;
+    ledger.ack(&snapshot).await;
+    for report in [lost(&snapshot, "east.example/bank/ledger", 900), lost(&snapshot, "east.example/bank/other", 900)] {
+        ledger.send(report).await;
+    }
+    let third = east.commit("policies/more.cedar", &CLOSED.replace("forbid", "@owner(\"x\") forbid"));
+    let snapshot = ledger.next(COMMIT).await;
+    assert_eq!(snapshot.policy.as_ref().unwrap().commit, third);
+    ledger.ack(&snapshot).await;
+    ledger.send(lost(&snapshot, "east.example/bank/ledger", 20)).await;
+    ledger.expect_silence().await;
+
+    // One more is too many.
+    ledger.send(lost(&snapshot, "east.example/bank/ledger", 1)).await;
+    let back = ledger.next(COMMIT).await;
+    assert_eq!(back.policy.as_ref().unwrap().commit, second);
+    ledger.ack(&back).await;
+    let status = east.status_when("the return shows", |s| s.policy.as_ref().unwrap().refused_commit == third).await;
+    let reason = status.policy.unwrap().refused_reason;
+    assert!(reason.starts_with("returned: it denied 21 calls") && reason.contains("Signet-Denies"), "{reason}");
+    world.audit().until("the record", |notes| notes.event("policy:return", &second)).await;
+
+    // A restart does not bring it back; a commit on top of it is judged like any other.
+    let east = east.stop().await.start().await;
+    let mut ledger = Proxy::open(&east, "ns/bank/proxy/ledger").await;
+    let snapshot = ledger.next(SOON).await;
+    assert_eq!(snapshot.policy.as_ref().unwrap().commit, second);
+    ledger.ack(&snapshot).await;
+    ledger.expect_silence().await;
+    let fourth =
+        east.commit("policies/more.cedar", "@id(\"more\") @owner(\"x\") permit(principal, action, resource);\n");
+    assert_eq!(ledger.next(COMMIT).await.policy.unwrap().commit, fourth);
+    assert_ne!(first, second);
 }
 
 #[tokio::test(flavor = "multi_thread")]

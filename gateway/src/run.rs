@@ -75,7 +75,9 @@ pub async fn run(config: Config, cancel: CancellationToken) -> anyhow::Result<()
     };
     let (discovery, snapshots) = Discovery::open(discovery).context("`state_dir` of the configuration")?;
     let control = component(&identity, &trust_domain, "control")?;
-    tasks.spawn(discovery.run(signet_mtls::grpc::channel(&config.control, control), ending.clone()));
+    tasks.spawn(
+        discovery.with_lost(enforcer.lost()).run(signet_mtls::grpc::channel(&config.control, control), ending.clone()),
+    );
 
     let shared = Arc::new(Shared {
         enforcer: Arc::clone(&enforcer),

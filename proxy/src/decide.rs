@@ -4,6 +4,7 @@
 //! (as the spool's durability and `on_full` define "kept"). No bundle, no spool, a failing spool: deny.
 
 mod call;
+mod lost;
 mod text;
 
 use std::sync::Arc;
@@ -21,7 +22,9 @@ use uuid::Uuid;
 
 pub(crate) use call::grpc_parts;
 pub use call::{ActionOwned, Asked, Call, Host, Peer};
+pub use lost::LostCalls;
 
+use lost::Before;
 use text::CallText;
 
 use crate::metrics::Metrics;
@@ -65,6 +68,7 @@ pub struct Recorder {
 struct InForce {
     bundle: Arc<Bundle>,
     tokens: Option<Tokens>,
+    before: Option<Before>,
 }
 
 /// Decides and records. Shared by all connections of a proxy.
@@ -78,6 +82,7 @@ pub struct Enforcer {
     epoch: AtomicU64,
     /// Counts changes of the trust bundles alone.
     trust_epoch: AtomicU64,
+    lost: Arc<LostCalls>,
 }
 
 impl Enforcer {
@@ -92,6 +97,7 @@ impl Enforcer {
             changes: watch::channel(0).0,
             epoch: AtomicU64::new(0),
             trust_epoch: AtomicU64::new(0),
+            lost: Arc::default(),
         })
     }
 
@@ -138,7 +144,8 @@ impl Enforcer {
             (Some(new), Some(old)) if Arc::ptr_eq(new, &old.bundle) => {}
             (Some(new), _) => {
                 let tokens = Tokens::of(new, &self.metrics);
-                self.in_force.store(Some(Arc::new(InForce { bundle: Arc::clone(new), tokens })));
+                let before = old.as_ref().and_then(|old| Before::of(new, &old.bundle, old.before.as_ref()));
+                self.in_force.store(Some(Arc::new(InForce { bundle: Arc::clone(new), tokens, before })));
             }
             (None, _) => self.in_force.store(None),
         }
@@ -185,6 +192,12 @@ impl Enforcer {
         self.trust_epoch.load(Ordering::Acquire)
     }
 
+    /// Calls that the bundle in force denied and the one before would have allowed.
+    #[must_use]
+    pub fn lost(&self) -> Arc<LostCalls> {
+        Arc::clone(&self.lost)
+    }
+
     /// Whether decisions can be made and recorded at all.
     #[must_use]
     pub fn has_bundle(&self) -> bool {
@@ -211,6 +224,7 @@ impl Enforcer {
         let bundle = in_force.as_deref().map(|now| now.bundle.as_ref());
         let now = now_us();
         let decision = evaluate(bundle, call, now);
+        self.note_lost(in_force.as_deref(), call, &decision, now);
         let reason = decision.reason.as_str();
         self.conclude(call, bundle, &decision, reason, None, now).await
     }
@@ -235,6 +249,7 @@ impl Enforcer {
         }
         let call = asked.call();
         let decision = evaluate(bundle, &call, now);
+        self.note_lost(in_force.as_deref(), &call, &decision, now);
         let reason = decision.reason.as_str();
         let verdict = self.conclude(&call, bundle, &decision, reason, None, now).await;
         let ends = call.end_user.map(EndUser::expires_us);
@@ -258,6 +273,7 @@ impl Enforcer {
             _ => slice.insert(bundle.slice(call.principal(), call.service)),
         };
         let decision = known.decide(&request(call, now));
+        self.note_lost(Some(&in_force), call, &decision, now);
         let reason = decision.reason.as_str();
         Some(self.conclude(call, Some(bundle), &decision, reason, None, now).await)
     }
@@ -293,6 +309,7 @@ impl Enforcer {
             decision = evaluate(bundle, &call, now);
             detail.push_str("; its end user's token had ended");
         }
+        self.note_lost(in_force.as_deref(), &call, &decision, now);
         let mut reason = decision.reason.as_str();
         if let Serves::No(why) = serves {
             decision = Decision::deny(Reason::InvalidRequest);
@@ -302,6 +319,16 @@ impl Enforcer {
             return Again::GoesOn { expires_at_us: [decision.expires_at_us, ends].into_iter().flatten().min() };
         }
         Again::Closed(self.conclude(&call, bundle, &decision, reason, Some(detail), now).await)
+    }
+
+    /// Counts a call that a bundle on trial denies and the one before it would have allowed.
+    fn note_lost(&self, in_force: Option<&InForce>, call: &Call<'_>, decision: &Decision, now_us: i64) {
+        if decision.effect != Effect::Allow
+            && let Some(now) = in_force
+            && now.before.as_ref().is_some_and(|before| before.allowed(call, now_us))
+        {
+            self.lost.add(call, now.bundle.digest());
+        }
     }
 
     async fn conclude(

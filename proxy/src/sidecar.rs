@@ -128,7 +128,7 @@ pub async fn run(config: Config, data: Handle, shutdown: impl Future<Output = ()
 
     background.spawn(admin.run(cancel.clone()));
     let control = signet_mtls::grpc::channel(&config.control, component(&source, &td, "control")?);
-    background.spawn(discovery.run(control, cancel.clone()));
+    background.spawn(discovery.with_lost(enforcer.lost()).run(control, cancel.clone()));
     // Refusals and records go on until the last call has ended.
     let records = CancellationToken::new();
     background.spawn(refusals.run(records.clone()));

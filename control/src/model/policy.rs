@@ -21,6 +21,8 @@ pub struct ActivePolicy {
     pub activated_at: i64,
     /// The bundle's floor: no inbound port may admit plaintext, whatever a manifest says.
     pub strict: bool,
+    /// Whether control may go back to the bundle before this one by itself.
+    pub automatic_return: bool,
     /// Compiled, where it is large enough to be sliced.
     compiled: Option<Arc<Bundle>>,
     slices: Arc<Mutex<BTreeMap<Needs, Arc<PolicySlice>>>>,
@@ -42,8 +44,17 @@ impl ActivePolicy {
         // A bundle of an earlier version of the engine may not compile any more: then the stronger floor holds, and
         // proxies get it whole and judge it themselves.
         let strict = bundle.as_ref().is_none_or(|bundle| bundle.settings().floors.strict);
+        let automatic_return = bundle.as_ref().is_some_and(|bundle| bundle.settings().automatic_return);
         let compiled = bundle.filter(|bundle| bundle.policies().count() > WHOLE).map(Arc::new);
-        Self { digest: source.digest(), activated_at, strict, source, compiled, slices: Arc::default() }
+        Self {
+            digest: source.digest(),
+            activated_at,
+            strict,
+            automatic_return,
+            source,
+            compiled,
+            slices: Arc::default(),
+        }
     }
 
     /// What a proxy with these needs is sent; `None`: the whole bundle.

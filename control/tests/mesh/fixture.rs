@@ -17,7 +17,7 @@ use signet_api::identity::{
     AcceptRequest, AcceptResponse, CreateJoinTokenRequest, CreateJoinTokenResponse, FederationState, InviteRequest,
     InviteResponse, ListFederationRequest, ListSvidsRequest, ListSvidsResponse, UnlinkRequest, UnlinkResponse,
 };
-use signet_control::{Config, Control, LinkConfig, PolicyConfig};
+use signet_control::{Config, Control, LinkConfig, PolicyConfig, ReturnConfig};
 use signet_mtls::testing::{self, Ca};
 use signet_mtls::{IdentitySource, PeerRule, Select, alpn, client_config, grpc, server_config};
 use signet_spool::{Durability, OnFull, Opening, Record, SpoolConfig};
@@ -281,6 +281,10 @@ impl<'w> Cluster<'w> {
         self.commit_with(path, text, &["commit", "-q", "-S", "-m", "a change"])
     }
 
+    pub(crate) fn commit_saying(&self, path: &str, text: &str, message: &str) -> String {
+        self.commit_with(path, text, &["commit", "-q", "-S", "-m", message])
+    }
+
     pub(crate) fn commit_unsigned(&self, path: &str, text: &str) -> String {
         self.commit_with(path, text, &["commit", "-q", "--no-gpg-sign", "-m", "a change"])
     }
@@ -345,6 +349,7 @@ impl<'w> Cluster<'w> {
                 trusted_signers: self.root.join("signers"),
                 reviews: Some(self.root.join("reviews.yaml")),
                 state: self.root.join("state/policy.json"),
+                automatic_return: ReturnConfig { denials: 20, within_seconds: 600 },
             },
             admin: "127.0.0.1:0".parse().unwrap(),
             state_dir: self.root.join("state"),
@@ -507,6 +512,7 @@ impl Proxy {
             policy_commit: policy.commit,
             kind: "sidecar".into(),
             slice_digest: policy.slice,
+            ..Report::default()
         })
         .await;
     }

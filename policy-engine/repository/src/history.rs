@@ -34,6 +34,10 @@ impl Commit {
         Ok(self.decode()?.tree())
     }
 
+    pub(crate) fn message(&self) -> Result<Vec<u8>, Cause> {
+        Ok(self.decode()?.message.to_vec())
+    }
+
     pub(crate) fn parents(&self) -> Result<Vec<ObjectId>, Cause> {
         Ok(self.decode()?.parents().collect())
     }

@@ -10,6 +10,7 @@
 //! - Where review rules ask for it, several people signed the very tree that is enforced.
 //! - An accepted bundle compiles strictly and passes its own tests.
 
+mod announced;
 mod cases;
 mod check;
 mod directory;
@@ -22,6 +23,7 @@ mod revision;
 mod signers;
 mod tree;
 
+pub use announced::Announced;
 pub use cases::TestResult;
 pub use check::{Report, Untested, check};
 pub use directory::{DirectoryError, read_dir};

@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use gix::ObjectId;
 use signet_policy::BundleSource;
 
+use crate::announced::{Announced, in_message};
 use crate::check::check;
 use crate::history::{Commit, since};
 use crate::layout::Bounds;
@@ -95,6 +96,18 @@ impl Repository {
             .map_err(|cause| cause.refuse(head))?;
         let source = BundleSource { commit: head.to_string(), signer, files };
         judge(source)
+    }
+
+    /// What the commits after `last` up to `head` say that they deny on purpose. Both were accepted, so the messages are
+    /// signed; a line that is not there or not readable any more announces nothing.
+    pub fn announced(&self, last: &str, head: &str) -> Vec<Announced> {
+        let (Ok(git), Ok(last), Ok(head)) =
+            (self.git(), ObjectId::from_hex(last.as_bytes()), ObjectId::from_hex(head.as_bytes()))
+        else {
+            return Vec::new();
+        };
+        let line = since(&git, head, Some(last), &self.bounds).unwrap_or_default();
+        line.iter().filter_map(|commit| commit.message().ok()).flat_map(|message| in_message(&message)).collect()
     }
 
     fn read(

@@ -18,9 +18,12 @@ use tracing::{info, warn};
 
 use super::store::Store;
 use super::{Snapshot, SnapshotError, StoreError};
+use crate::decide::LostCalls;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(3);
+/// Between two reports of lost calls.
+const LOST_EVERY: Duration = Duration::from_secs(1);
 
 /// What kind of proxy asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +58,7 @@ pub struct Discovery {
     /// The policy files of the published bundle: kept to write whole snapshots to disk.
     policy: Option<wire::PolicyBundle>,
     connected: watch::Sender<bool>,
+    lost: Arc<LostCalls>,
 }
 
 impl Discovery {
@@ -89,7 +93,14 @@ impl Discovery {
         }
         let (publish, receiver) = watch::channel(Arc::new(first));
         let connected = watch::channel(false).0;
-        Ok((Self { config, store, publish, policy, connected }, receiver))
+        Ok((Self { config, store, publish, policy, connected, lost: Arc::default() }, receiver))
+    }
+
+    /// Reports these calls to the control plane.
+    #[must_use]
+    pub fn with_lost(mut self, lost: Arc<LostCalls>) -> Self {
+        self.lost = lost;
+        self
     }
 
     /// Whether a stream with the control plane is up.
@@ -128,8 +139,22 @@ impl Discovery {
             Err(status) => return status,
         };
         self.connected.send_replace(true);
+        let mut lost_timer = tokio::time::interval(LOST_EVERY);
+        lost_timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            match snapshots.message().await {
+            let message = tokio::select! {
+                message = snapshots.message() => message,
+                _ = lost_timer.tick() => {
+                    // A queue that is full has reports that wait; what was lost is counted on.
+                    if let Ok(place) = reports.try_reserve()
+                        && let Some(report) = self.lost_report()
+                    {
+                        place.send(report);
+                    }
+                    continue;
+                }
+            };
+            match message {
                 Ok(Some(snapshot)) => {
                     *backoff = BACKOFF_MIN;
                     let version = snapshot.version;
@@ -193,6 +218,21 @@ impl Discovery {
         Ok(())
     }
 
+    fn lost_report(&self) -> Option<wire::Report> {
+        let report = self.report(0, String::new());
+        let lost = self.lost.take(&report.bundle_digest);
+        let lost: Vec<_> = lost
+            .into_iter()
+            .map(|(flow, calls)| wire::LostCalls {
+                principal: flow.principal,
+                action: flow.action.to_owned(),
+                service: flow.service,
+                calls,
+            })
+            .collect();
+        (!lost.is_empty()).then_some(wire::Report { lost, ..report })
+    }
+
     fn report(&self, version: u64, error: String) -> wire::Report {
         let now = self.publish.borrow();
         let (digest, commit) =
@@ -205,6 +245,7 @@ impl Discovery {
             policy_commit: commit,
             kind: self.config.kind.as_str().to_owned(),
             slice_digest,
+            lost: Vec::new(),
         }
     }
 }

@@ -17,9 +17,21 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("a_commit_signed_with_a_strangers_key_changes_nothing", |demo| Box::pin(strangers(demo))),
     ("a_commit_that_does_not_parse_validate_or_pass_its_tests_changes_nothing", |demo| Box::pin(broken(demo))),
     ("a_shadow_policy_is_decided_and_recorded_but_not_enforced", |demo| Box::pin(shadow(demo))),
+    ("a_bundle_that_breaks_traffic_is_taken_back_and_an_announced_denial_is_not", |demo| Box::pin(taken_back(demo))),
 ];
 
 const ENTRIES: &str = "http://ledger.bank.svc.cluster.local/accounts/1/entries";
+const ACCOUNT: &str = "http://ledger.bank.svc.cluster.local/accounts/1";
+/// Denies what the demo's policies permit: web may not read from the ledger.
+const WEB_READS_NOT: &str = r#"
+@id("test-web-reads-not")
+@owner("bank")
+forbid (
+  principal == Mesh::Workload::"spiffe://east.bank.example/ns/bank/sa/web",
+  action == Mesh::Action::"http:GET",
+  resource in Mesh::Service::"east.bank.example/bank/ledger"
+);
+"#;
 /// Permits what the demo's policies deny: web may write to the ledger.
 const WEB_WRITES: &str = r#"
 @id("test-web-writes")
@@ -173,5 +185,74 @@ async fn shadow(demo: &Demo) -> anyhow::Result<()> {
     git(demo, &["revert", "--no-edit", "-S", "HEAD"])?;
     let explained = explained?;
     assert!(explained.stdout.contains("test-web-writes"), "the record names the shadow policy: {}", explained.stdout);
+    Ok(())
+}
+
+async fn get_as_web(demo: &Demo) -> anyhow::Result<u16> {
+    let web = demo.workload("east/bank/web")?;
+    Ok(calls::through(&web.outbound, Method::GET, ACCOUNT, &[], "").await?.status.as_u16())
+}
+
+async fn until_get(demo: &Demo, status: u16) -> anyhow::Result<()> {
+    // Every look is a call, so the limit of lost calls is passed by looking.
+    wait::until(&format!("web's GET to be answered {status}"), Duration::from_secs(30), || async {
+        Ok((get_as_web(demo).await? == status).then_some(()))
+    })
+    .await
+}
+
+async fn taken_back(demo: &Demo) -> anyhow::Result<()> {
+    let start = git(demo, &["rev-parse", "HEAD"])?;
+    let outcome = take_back(demo).await;
+    // Forward to the files of before, whatever happened.
+    git(demo, &["reset", "--quiet", "--hard"])?;
+    git(demo, &["rm", "--quiet", "-r", "."])?;
+    git(demo, &["checkout", "--quiet", &start, "--", "."])?;
+    git(demo, &["commit", "--quiet", "--allow-empty", "-S", "-m", "As before"])?;
+    until_get(demo, 200).await?;
+    outcome
+}
+
+async fn take_back(demo: &Demo) -> anyhow::Result<()> {
+    let settings = std::fs::read_to_string(demo.endpoints().policy_repo.join("signet.yaml"))?;
+    let on = settings.replace("automatic_return: false", "automatic_return: true");
+    ensure!(on != settings, "the demo's settings should say that no bundle is taken back");
+    write(demo, "signet.yaml", &on)?;
+    disable_tests(demo)?;
+    git(demo, &["commit", "--quiet", "-a", "-S", "-m", "Let bundles be taken back"])?;
+    let good = git(demo, &["rev-parse", "HEAD"])?;
+    wait::until("the sidecars to enforce it", Duration::from_secs(10), || async {
+        Ok((cli::signet(demo, &["policy", "status"])?.stdout.contains(good.get(..12).unwrap_or(&good))).then_some(()))
+    })
+    .await?;
+
+    write(demo, "policies/test-web-reads-not.cedar", WEB_READS_NOT)?;
+    git(demo, &["add", "--all"])?;
+    git(demo, &["commit", "--quiet", "-S", "-m", "Close the ledger by mistake"])?;
+    let bad = git(demo, &["rev-parse", "HEAD"])?;
+    until_get(demo, 403).await?;
+    until_get(demo, 200).await?;
+    let pool = records::connect(&demo.endpoints().postgres).await?;
+    let detail = wait::until("the return to be recorded", Duration::from_secs(10), || async {
+        let query = "SELECT detail::text FROM events WHERE action = 'policy:return' AND concat_ws(' ', object, policy_commit) LIKE '%' || $1 || '%'";
+        Ok(sqlx::query_scalar::<_, String>(query).bind(&good).fetch_optional(&pool).await?)
+    })
+    .await?;
+    assert!(detail.contains(&bad) && detail.contains("sa/web http:GET east.bank.example/bank/ledger"), "{detail}");
+    let status = cli::signet(demo, &["policy", "status"])?;
+    let told = format!("{}{}", status.stdout, status.stderr);
+    assert!(told.contains("returned: it denied"), "{told}");
+
+    // The same again, on purpose: what is announced stays denied, however often it is called.
+    let message = "Close the ledger to web\n\nSignet-Denies: spiffe://east.bank.example/ns/bank/sa/web http:GET east.bank.example/bank/ledger";
+    git(demo, &["commit", "--quiet", "--allow-empty", "-S", "-m", message])?;
+    until_get(demo, 403).await?;
+    // Longer than two reports of lost calls take, with more calls than the limit.
+    let ends = Instant::now() + Duration::from_secs(3);
+    let mut calls = 0;
+    while Instant::now() < ends || calls < 100 {
+        assert_eq!(get_as_web(demo).await?, 403, "after {calls} calls");
+        calls += 1;
+    }
     Ok(())
 }
