@@ -1,6 +1,8 @@
 //! What a change says that it denies on purpose, in the messages of its signed commits.
 //!
-//!     Signet-Denies: spiffe://east.bank.example/ns/bank/sa/web http:GET east.bank.example/bank/ledger
+//! ```text
+//! Signet-Denies: spiffe://east.bank.example/ns/bank/sa/web http:GET east.bank.example/bank/ledger
+//! ```
 //!
 //! Principal, action and service, each of them `*` for all. Such lines stand among the message's trailers, or anywhere
 //! in it on a line of their own.
