@@ -45,7 +45,7 @@ faults! {
     BROKEN = BAD_GATEWAY "connection_broken" "The connection to the service broke before it answered.";
     APP_DOWN = BAD_GATEWAY "app_unreachable" "The application behind the sidecar could not be reached.";
     BAD_REQUEST = BAD_REQUEST "bad_request" "The request's head is not acceptable.";
-    UPGRADE = NOT_IMPLEMENTED "upgrade_refused" "Protocol upgrades are not passed on.";
+    UPGRADE = NOT_IMPLEMENTED "upgrade_refused" "Of protocol upgrades only WebSocket (RFC 6455, version 13) is passed on, and only to services that declare HTTP/1.1.";
     USE_CONNECT = BAD_REQUEST "tcp_service" "The service speaks TCP; ask for it with CONNECT.";
     EGRESS_UNRESOLVED = BAD_GATEWAY "egress_unresolved" "The host outside of the mesh could not be resolved.";
     EGRESS_UNREACHABLE = BAD_GATEWAY "egress_unreachable" "The host outside of the mesh could not be reached.";
@@ -137,6 +137,14 @@ pub(crate) fn refused_head(form: Form, error: HeadError, version: Version) -> Re
     response
 }
 
+/// Ends an HTTP/1 connection whose request asked for an upgrade, unless it got one: what its client sent behind the
+/// request may be meant for the other protocol.
+pub(crate) fn end_unless_switched(response: &mut Response<Body>) {
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS && response.version() < Version::HTTP_2 {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+}
+
 /// Trailers-only: the status stands in the response's head.
 fn grpc(status: HeaderValue, message: HeaderValue) -> Response<Body> {
     let mut response = Response::new(Body::empty());
@@ -164,6 +172,8 @@ pub(crate) fn unreachable(form: Form, error: &UpstreamError) -> Response<Body> {
         UpstreamError::Connect { .. } | UpstreamError::Protocol { .. } => fault(form, CONNECT_FAILED),
         UpstreamError::Timeout { .. } => fault(form, CONNECT_TIMEOUT),
         UpstreamError::Identity { .. } => fault(form, PEER_REFUSED),
-        UpstreamError::Broken { .. } | UpstreamError::Silent { .. } => fault(form, BROKEN),
+        UpstreamError::Broken { .. } | UpstreamError::Silent { .. } | UpstreamError::Switched { .. } => {
+            fault(form, BROKEN)
+        }
     }
 }

@@ -14,7 +14,7 @@ pub(crate) const SOURCE: HeaderName = HeaderName::from_static("x-signet-source")
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const PROXY_AUTHORIZATION: HeaderName = HeaderName::from_static("proxy-authorization");
-const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+pub(crate) const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// Why a request's head was refused before anything was decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -25,7 +25,7 @@ pub(crate) enum HeadError {
     Hosts,
     #[error("no host")]
     NoHost,
-    #[error("upgrades are not passed on")]
+    #[error("an upgrade that is no WebSocket handshake")]
     Upgrade,
     #[error("a transfer coding other than chunked")]
     Coding,
@@ -43,7 +43,9 @@ impl HeadError {
     }
 }
 
-/// Refuses heads that two parsers could read in two ways, and upgrades.
+/// Refuses heads that two parsers could read in two ways. Upgrades are looked at by [`Handshake`].
+///
+/// [`Handshake`]: crate::websocket::Handshake
 pub(crate) fn check(headers: &HeaderMap, version: Version) -> Result<(), HeadError> {
     if let Some(coding) = headers.get(TRANSFER_ENCODING) {
         if headers.contains_key(CONTENT_LENGTH) {
@@ -53,9 +55,6 @@ pub(crate) fn check(headers: &HeaderMap, version: Version) -> Result<(), HeadErr
         {
             return Err(HeadError::Coding);
         }
-    }
-    if headers.contains_key(UPGRADE) {
-        return Err(HeadError::Upgrade);
     }
     let mut hosts = headers.get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
@@ -172,7 +171,6 @@ mod tests {
             (&[("host", "a"), ("content-length", "3"), ("transfer-encoding", "chunked")], Err(HeadError::Framing)),
             (&[("host", "a"), ("host", "b")], Err(HeadError::Hosts)),
             (&[], Err(HeadError::NoHost)),
-            (&[("host", "a"), ("upgrade", "h2c")], Err(HeadError::Upgrade)),
             (&[("host", "a"), ("transfer-encoding", "gzip, chunked")], Err(HeadError::Coding)),
             (&[("host", "a"), ("transfer-encoding", "chunked")], Ok(())),
         ];

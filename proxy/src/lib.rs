@@ -36,3 +36,4 @@ mod trace;
 #[doc(hidden)]
 pub mod untrusted;
 pub mod upstream;
+mod websocket;

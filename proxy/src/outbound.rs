@@ -29,6 +29,7 @@ use crate::refusal::Refusals;
 use crate::serve::{self, Stop};
 use crate::snapshot::Snapshot;
 use crate::upstream::Shared;
+use crate::websocket::Behind;
 use table::Table;
 
 /// Why a listener could not be made.
@@ -110,7 +111,8 @@ impl Outbound {
         let peer = Arc::new(self.own(address));
         // Someone who connects and says nothing (a port check) asked for nothing: there is nothing to refuse or record.
         let Some(version) = detect::on_socket(&stream).await else { return };
-        let client = Arc::new(http::Client { outbound: self, peer, address, reach: http::Reach::Named });
+        let (reach, behind) = (http::Reach::Named, Behind::default());
+        let client = Arc::new(http::Client { outbound: self, peer, address, reach, behind });
         client.serve(stream, version).await;
     }
 

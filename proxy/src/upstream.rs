@@ -14,7 +14,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{HeaderMap, Request, Response};
+use http::header::UPGRADE;
+use http::{HeaderMap, Request, Response, StatusCode};
 use rustls::ClientConfig;
 use signet_mtls::{IdentitySource, Refusal};
 use tokio_util::task::TaskTracker;
@@ -24,6 +25,7 @@ use crate::balance::{InFlight, Load};
 use crate::body::Body;
 use crate::metrics::Metrics;
 use crate::tls::Wire;
+use crate::websocket;
 
 pub use dial::Transport;
 pub use gateway::GatewayPool;
@@ -44,6 +46,8 @@ pub enum UpstreamError {
     Gateway { address: String, status: u16, decision: Option<Uuid> },
     #[error("`{address}` gave no answer")]
     Silent { address: String, source: std::io::Error },
+    #[error("`{address}` switched to a protocol that nobody asked for")]
+    Switched { address: String },
     #[error("the connection to `{address}` broke")]
     Broken { address: String, source: hyper::Error },
 }
@@ -181,11 +185,24 @@ impl Upstream {
     /// When no answer came; see [`Failure`].
     pub async fn send(self: &Arc<Self>, request: Request<Body>) -> Result<Response<Body>, Failure> {
         let in_flight = InFlight::start(&self.load, Instant::now());
+        let upgrade = request.headers().contains_key(UPGRADE);
         let sent = match self.wire {
             Wire::H2 => h2::send(self, request).await,
             Wire::Http1 | Wire::Tcp => h1::send(self, request).await,
         };
         match sent {
+            Ok((response, lease)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                // The connection is HTTP's no more, whatever was asked.
+                drop(lease);
+                if !upgrade || !websocket::switches(response.headers()) {
+                    in_flight.failed(Instant::now());
+                    self.shared.metrics.pool_failed.inc();
+                    let error = UpstreamError::Switched { address: self.address() };
+                    return Err(Failure { error, unsent: None });
+                }
+                in_flight.answered(Instant::now());
+                Ok(response.map(|incoming| Body::leased(incoming, None, Some(in_flight))))
+            }
             Ok((response, lease)) => {
                 in_flight.answered(Instant::now());
                 Ok(response.map(|incoming| Body::leased(incoming, Some(Lease(lease)), Some(in_flight))))

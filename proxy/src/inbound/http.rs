@@ -4,30 +4,34 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Instant;
 
+use http::header::UPGRADE;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Request, Response, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use signet_observe::trace;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
 use tracing::{debug, info_span};
 
 use super::relayed::{self, Relayed};
-use super::{Inbound, Port, Trust};
+use super::{Inbound, Port, Trust, tcp};
 use crate::ambiguity::Unambiguous;
 use crate::answer::{self, Form};
 use crate::body::Body;
 use crate::decide::{ActionOwned, Asked, Peer, Serves, Verdict, grpc_parts, reason};
 use crate::detect::{HttpVersion, Prefixed};
-use crate::headers;
-use crate::open::{OpenCalls, OpenGuard};
+use crate::headers::{self, HeadError};
+use crate::open::{OpenCall, OpenCalls, OpenGuard};
 use crate::relay::{self, Rest};
 use crate::serve::{self, Graceful, Signal, Signals};
 use crate::snapshot::Protocol;
+use crate::tls::Wire;
 use crate::token::Presented;
 use crate::trace::Trace;
 use crate::upstream::UpstreamError;
+use crate::websocket::{Behind, Handshake};
 use crate::{forward, upstream};
 
 /// One connection.
@@ -38,6 +42,7 @@ struct Connection {
     own: Arc<str>,
     source: Option<HeaderValue>,
     open: Arc<OpenCalls>,
+    behind: Behind,
 }
 
 /// Serves a connection: in the relay for as long as its requests are plain, and generally from then on.
@@ -71,6 +76,7 @@ where
         inbound,
         peer,
         open: Arc::new(OpenCalls::default()),
+        behind: Behind::default(),
     });
     let this = Arc::clone(&connection);
     let service = service_fn(move |request| {
@@ -80,7 +86,7 @@ where
     let ended = match version {
         HttpVersion::One => {
             let io = TokioIo::new(Unambiguous::new(stream));
-            connection.drive(serve::http1_server().serve_connection(io, service)).await
+            connection.drive(serve::http1_server().serve_connection(io, service).with_upgrades()).await
         }
         HttpVersion::Two => {
             connection.drive(serve::http2_server().serve_connection(TokioIo::new(stream), service)).await
@@ -91,6 +97,9 @@ where
         if serve::is_bad_http(&error) {
             connection.refused("bad_http");
         }
+    }
+    if let Some(next) = connection.behind.take() {
+        next.await;
     }
 }
 
@@ -148,6 +157,7 @@ impl Connection {
     async fn request(&self, request: Request<Incoming>) -> Response<Body> {
         let received = Instant::now();
         let version = request.version();
+        let upgrade = request.headers().contains_key(UPGRADE);
         let port = self.inbound.port.load_full();
         let protocol = port.as_ref().map_or(Protocol::Http, |p| p.protocol);
         let mut response = match port {
@@ -158,6 +168,9 @@ impl Connection {
             }
         };
         *response.version_mut() = if version == Version::HTTP_2 { version } else { Version::HTTP_11 };
+        if upgrade {
+            answer::end_unless_switched(&mut response);
+        }
         self.inbound.shared.metrics.inbound.answered(protocol, response.status().as_u16(), received.elapsed());
         response
     }
@@ -170,6 +183,15 @@ impl Connection {
             self.refused(error.code());
             return answer::refused_head(form, error, parts.version);
         }
+        let handshake = match Handshake::asked(&mut parts) {
+            Ok(handshake) if handshake.is_none() || port.app.wire() == Wire::Http1 => handshake,
+            _ => {
+                self.refused(HeadError::Upgrade.code());
+                return answer::refused_head(form, HeadError::Upgrade, parts.version);
+            }
+        };
+        // Before deciding, so that no change falls between the decision and the waiting for changes.
+        let changes = handshake.as_ref().map(|_| self.inbound.enforcer.changes());
         let trace = Trace::start(&parts.headers, || {
             info_span!(target: "signet_proxy", "inbound", otel.kind = "server", http.request.method = %parts.method,
                 url.path = parts.uri.path(), http.response.status_code = tracing::field::Empty)
@@ -239,9 +261,16 @@ impl Connection {
         trace.pass_on(&mut parts.headers);
         forward::shape(&mut parts, port.app.wire(), path, &host);
         forward::frame(&mut parts, port.app.wire(), &body);
+        if handshake.is_some() {
+            Handshake::pass_on(&mut parts.headers);
+        }
         let mut request = Request::from_parts(parts, Body::from(body));
         request.extensions_mut().clear();
+        let call = Arc::clone(&guard.call);
         let mut response = self.forward(port, request, guard, form).await;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            response = self.switch(handshake, response, call, (verdict, changes));
+        }
         trace.answered(response.status().as_u16());
         response.extensions_mut().clear();
         response
@@ -261,7 +290,7 @@ impl Connection {
                 Err(upstream::Failure { error, .. }) => {
                     debug!(error = %signet_observe::error_chain(&error), "the app gave no answer");
                     let fault = match error {
-                        UpstreamError::Broken { .. } => answer::BROKEN,
+                        UpstreamError::Broken { .. } | UpstreamError::Switched { .. } => answer::BROKEN,
                         _ => answer::APP_DOWN,
                     };
                     answer::fault(form, fault)
@@ -275,6 +304,31 @@ impl Connection {
             }
             Err(verdict) => answer::denied(form, verdict.decision_id),
         }
+    }
+}
+
+impl Connection {
+    /// Takes the connection over from HTTP when the app granted the handshake. From here the call is decided again by
+    /// the relay of its bytes: it left the connection's open calls with its answer.
+    fn switch(
+        &self,
+        handshake: Option<Handshake>,
+        response: Response<Body>,
+        call: Arc<OpenCall>,
+        (verdict, changes): (Verdict, Option<watch::Receiver<u64>>),
+    ) -> Response<Body> {
+        let granted = handshake.and_then(|handshake| handshake.granted(response));
+        let (Some((answer, switching)), Some(changes)) = (granted, changes) else {
+            debug!("the app switched to a protocol that was not asked for");
+            return answer::fault(Form::Http, answer::BROKEN);
+        };
+        let inbound = Arc::clone(&self.inbound);
+        self.behind.put(async move {
+            if let Some((mut client, mut app, _held)) = switching.streams().await {
+                tcp::relay(&inbound, (&mut client, &mut app), &call.asked, verdict, changes).await;
+            }
+        });
+        answer
     }
 }
 

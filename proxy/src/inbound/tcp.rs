@@ -1,10 +1,11 @@
-//! Raw TCP: one decision per connection, made before the app hears of it.
+//! Raw TCP: one decision per connection, made before the app hears of it. What is behind an upgrade goes on here too.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use http::HeaderMap;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::watch;
 use tracing::debug;
 
 use super::{Inbound, Port, Trust};
@@ -37,12 +38,27 @@ where
             return;
         }
     };
-    let mut due_us = due(&asked, verdict.expires_at_us);
-    // Draining leaves TCP connections alone until the deadline: their end is the application's.
+    relay(inbound, (&mut stream, &mut app), &asked, verdict, changes).await;
+}
+
+/// Bytes both ways until both ends are done, or until a new decision closes the connection that `verdict` allowed.
+/// `changes` were looked at before `asked` was decided.
+pub(super) async fn relay<A, B>(
+    inbound: &Inbound,
+    (client, app): (&mut A, &mut B),
+    asked: &Asked,
+    verdict: Verdict,
+    changes: watch::Receiver<u64>,
+) where
+    A: AsyncRead + AsyncWrite + Unpin + Send,
+    B: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let mut due_us = due(asked, verdict.expires_at_us);
+    // Draining leaves opaque connections alone until the deadline: their end is the application's.
     let mut signals = Signals::new(changes, inbound.stop.drain.clone(), None, due_us);
     let mut trust = Trust::default();
     let closed = {
-        let relay = tcp::relay(&mut stream, &mut app);
+        let relay = tcp::relay(client, app);
         tokio::pin!(relay);
         loop {
             tokio::select! {
@@ -59,10 +75,10 @@ where
                         continue;
                     }
                     let trusted = trust.look(&inbound.enforcer, &asked.peer, signal == Signal::Due);
-                    let serves = inbound.serves(&asked, trusted);
+                    let serves = inbound.serves(asked, trusted);
                     match inbound.enforcer.decide_again(&asked.call(), verdict.decision_id, serves).await {
                         Again::Closed(_) => break true,
-                        Again::GoesOn { expires_at_us } => due_us = due(&asked, expires_at_us),
+                        Again::GoesOn { expires_at_us } => due_us = due(asked, expires_at_us),
                     }
                 }
             }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::{Parts, Upgraded};
 use hyper_util::rt::TokioIo;
@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tracing::debug;
 
+use super::Outbound;
 use super::http::{Client, Reach};
 use super::table::Destination;
 use crate::ambiguity::Unambiguous;
@@ -26,6 +27,7 @@ use crate::detect::Prefixed;
 use crate::snapshot::Protocol;
 use crate::trace::Trace;
 use crate::upstream::{Transport, UpstreamError};
+use crate::websocket::Behind;
 use crate::{detect, tcp};
 
 pub(super) async fn open(client: &Arc<Client>, mut request: Request<Incoming>, received: Instant) -> Response<Body> {
@@ -44,7 +46,7 @@ pub(super) async fn open(client: &Arc<Client>, mut request: Request<Incoming>, r
             && let Some(external) = client.outbound.outside(&host, port.unwrap_or(443))
         {
             let upgrade = hyper::upgrade::on(&mut request);
-            return client.connect_outside(external, request.headers(), upgrade, received).await;
+            return client.connect_outside(external, &request, upgrade, received).await;
         }
         let trace = Trace::start(request.headers(), tracing::Span::none);
         let call = Call {
@@ -61,22 +63,18 @@ pub(super) async fn open(client: &Arc<Client>, mut request: Request<Incoming>, r
         let verdict = client.outbound.enforcer.deny(&call, reason::UNKNOWN_SERVICE).await;
         return answer::denied(Form::Http, verdict.decision_id);
     };
-    let upgrade = hyper::upgrade::on(&mut request);
-    let stop = client.outbound.stop.clone();
+    let (upgrade, version) = (hyper::upgrade::on(&mut request), request.version());
     if to.service.protocol == Protocol::Tcp {
         let (transport, in_flight) = match dial(&to, request.headers()).await {
             Ok(dialled) => dialled,
             Err(response) => return *response,
         };
-        let client = Arc::clone(client);
-        stop.tasks.spawn(async move {
-            let relayed = async {
-                match upgrade.await {
-                    Ok(upgraded) => relay(upgraded, transport, in_flight, &client).await,
-                    Err(error) => debug!(%error, "the app left before its CONNECT was up"),
-                }
-            };
-            stop.kill.run_until_cancelled(relayed).await;
+        let outbound = Arc::clone(&client.outbound);
+        client.go_on(version, async move {
+            match upgrade.await {
+                Ok(upgraded) => relay(upgraded, transport, in_flight, &outbound).await,
+                Err(error) => debug!(%error, "the app left before its CONNECT was up"),
+            }
         });
     } else {
         let inner = Client {
@@ -84,18 +82,30 @@ pub(super) async fn open(client: &Arc<Client>, mut request: Request<Incoming>, r
             peer: Arc::clone(&client.peer),
             address: client.address,
             reach: Reach::Only(to),
+            behind: Behind::default(),
         };
-        stop.tasks.spawn(async move {
-            let served = async {
-                let Ok(upgraded) = upgrade.await else { return };
-                if let Some((stream, version)) = detect::on_stream(TokioIo::new(upgraded)).await {
-                    Arc::new(inner).serve(stream, version).await;
-                }
-            };
-            stop.kill.run_until_cancelled(served).await;
+        client.go_on(version, async move {
+            let Ok(upgraded) = upgrade.await else { return };
+            if let Some((stream, version)) = detect::on_stream(TokioIo::new(upgraded)).await {
+                Arc::new(inner).serve(stream, version).await;
+            }
         });
     }
     Response::new(Body::empty())
+}
+
+impl Client {
+    /// Has `next`, which waits for the upgrade, done: on HTTP/1 by the connection's own task, which keeps the connection's
+    /// place among those of the listener; on HTTP/2 beside it, because the connection has more streams.
+    pub(super) fn go_on(&self, version: Version, next: impl Future<Output = ()> + Send + 'static) {
+        if version < Version::HTTP_2 {
+            return self.behind.put(next);
+        }
+        let kill = self.outbound.stop.kill.clone();
+        self.outbound.stop.tasks.spawn(async move {
+            kill.run_until_cancelled(next).await;
+        });
+    }
 }
 
 pub(super) async fn dial(to: &Destination, cause: &HeaderMap) -> Result<(Transport, InFlight), Box<Response<Body>>> {
@@ -116,7 +126,7 @@ pub(super) async fn dial(to: &Destination, cause: &HeaderMap) -> Result<(Transpo
     }
 }
 
-async fn relay(upgraded: Upgraded, mut transport: Transport, in_flight: InFlight, client: &Client) {
+async fn relay(upgraded: Upgraded, mut transport: Transport, in_flight: InFlight, outbound: &Outbound) {
     // On HTTP/1.1 the upgraded connection is the socket itself: take it out of its box.
     let copied = match upgraded.downcast::<TokioIo<Unambiguous<Prefixed<TcpStream>>>>() {
         Ok(Parts { io, read_buf, .. }) => {
@@ -128,7 +138,7 @@ async fn relay(upgraded: Upgraded, mut transport: Transport, in_flight: InFlight
     };
     drop(in_flight);
     match copied {
-        Ok((sent, received)) => client.outbound.shared.metrics.copied(sent, received),
+        Ok((sent, received)) => outbound.shared.metrics.copied(sent, received),
         Err(error) => debug!(%error, "a TCP connection broke"),
     }
 }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures::future::BoxFuture;
+use http::header::UPGRADE;
 use http::uri::PathAndQuery;
-use http::{Method, Request, Response, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -24,13 +25,14 @@ use crate::answer::{self, Form};
 use crate::body::Body;
 use crate::decide::{Call, Host, Peer, reason};
 use crate::detect::{HttpVersion, Prefixed};
-use crate::headers;
+use crate::headers::{self, HeadError};
 use crate::relay::{self, Rest};
 use crate::serve::{self, Graceful, Signal, Signals};
 use crate::snapshot::Protocol;
 use crate::tls::Wire;
 use crate::trace::Trace;
-use crate::{forward, upstream};
+use crate::websocket::{Behind, Handshake};
+use crate::{forward, tcp, upstream};
 
 /// One connection of the app.
 pub(super) struct Client {
@@ -38,6 +40,8 @@ pub(super) struct Client {
     pub(super) peer: Arc<Peer>,
     pub(super) address: SocketAddr,
     pub(super) reach: Reach,
+    /// What follows HTTP on this connection: a WebSocket, or what CONNECT asked for.
+    pub(super) behind: Behind,
 }
 
 /// What a connection's requests can be for.
@@ -109,6 +113,9 @@ impl Client {
                     );
                 }
             }
+            if let Some(next) = self.behind.take() {
+                next.await;
+            }
         })
     }
 
@@ -130,6 +137,7 @@ impl Client {
     async fn request(self: &Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let received = Instant::now();
         let form = if headers::is_grpc(request.headers()) { Form::Grpc } else { Form::Http };
+        let upgrade = request.headers().contains_key(UPGRADE);
         if request.method() == Method::CONNECT {
             let response = connect::open(self, request, received).await;
             self.outbound.shared.metrics.outbound.answered(
@@ -142,6 +150,9 @@ impl Client {
         let (mut protocol, version) = (Protocol::Http, request.version());
         let mut response = self.forward(request, form, received, &mut protocol).await;
         *response.version_mut() = if version == Version::HTTP_2 { version } else { Version::HTTP_11 };
+        if upgrade {
+            answer::end_unless_switched(&mut response);
+        }
         self.outbound.shared.metrics.outbound.answered(protocol, response.status().as_u16(), received.elapsed());
         response
     }
@@ -154,10 +165,14 @@ impl Client {
         protocol: &mut Protocol,
     ) -> Response<Body> {
         let (mut parts, body) = request.into_parts();
-        if let Err(error) = headers::check(&parts.headers, parts.version) {
-            self.outbound.refusals.refused(self.address, error.code(), "http:parse", "", self.peer.id.as_ref(), "none");
-            return answer::refused_head(form, error, parts.version);
-        }
+        let checked = headers::check(&parts.headers, parts.version).and_then(|()| Handshake::asked(&mut parts));
+        let handshake = match checked {
+            Ok(handshake) => handshake,
+            Err(error) => {
+                self.refused(error);
+                return answer::refused_head(form, error, parts.version);
+            }
+        };
         let host = forward::host_of(&parts);
         let trace = Trace::start(&parts.headers, || {
             info_span!(target: "signet_proxy", "outbound", otel.kind = "client", http.request.method = %parts.method,
@@ -165,7 +180,7 @@ impl Client {
         });
         let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
         let Some(to) = self.destination(&host) else {
-            if let Some(external) = self.external(&host) {
+            if let Some(external) = self.external(&host).filter(|_| handshake.is_none()) {
                 trace.pass_on(&mut parts.headers);
                 let request = (parts, body);
                 return self.request_outside(external, request, (&host, path), (form, &trace), received).await;
@@ -176,6 +191,11 @@ impl Client {
         if to.service.protocol == Protocol::Tcp {
             return answer::fault(form, answer::USE_CONNECT);
         }
+        let wire = Wire::for_protocol(to.service.protocol);
+        if handshake.is_some() && wire != Wire::Http1 {
+            self.refused(HeadError::Upgrade);
+            return answer::refused_head(form, HeadError::Upgrade, parts.version);
+        }
         if let Some(asked_for) = &to.service.faults
             && let Some(response) = Box::pin(faults::make(asked_for, form, &self.outbound.shared.metrics)).await
         {
@@ -183,23 +203,54 @@ impl Client {
             return response;
         }
         if let Some(routing) = &to.routing {
-            let asked = route::Asked { client: self, destination: &to, parts, path, host, form, trace: &trace };
+            let websocket = handshake.is_some();
+            let asked =
+                route::Asked { client: self, destination: &to, parts, path, host, form, trace: &trace, websocket };
             // Boxed: what routes need must not make the future of every other call larger.
-            let response = Box::pin(route::forward(routing, asked, body)).await;
+            let response = self.switch(handshake, Box::pin(route::forward(routing, asked, body)).await);
             trace.answered(response.status().as_u16());
             return response;
         }
         headers::strip(&mut parts.headers);
         trace.pass_on(&mut parts.headers);
-        let wire = Wire::for_protocol(to.service.protocol);
         forward::shape(&mut parts, wire, path, &host);
         forward::frame(&mut parts, wire, &body);
+        if handshake.is_some() {
+            Handshake::pass_on(&mut parts.headers);
+        }
         let mut request = Request::from_parts(parts, Body::from(body));
         request.extensions_mut().clear();
         let mut response = send(&to, request, form).await;
         headers::strip_hop(response.headers_mut());
+        response = self.switch(handshake, response);
         trace.answered(response.status().as_u16());
         response
+    }
+
+    /// Takes the connection over from HTTP when the service granted the handshake. The decision, and every further one,
+    /// is the destination's: it ends the connection when policy does.
+    fn switch(&self, handshake: Option<Handshake>, response: Response<Body>) -> Response<Body> {
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return response;
+        }
+        let Some((answer, switching)) = handshake.and_then(|handshake| handshake.granted(response)) else {
+            debug!("a service switched to a protocol that was not asked for");
+            return answer::fault(Form::Http, answer::BROKEN);
+        };
+        let metrics = Arc::clone(&self.outbound.shared.metrics);
+        self.behind.put(async move {
+            let Some((mut app, mut service, _held)) = switching.streams().await else { return };
+            match tcp::relay(&mut app, &mut service).await {
+                Ok((sent, received)) => metrics.copied(sent, received),
+                Err(error) => debug!(%error, "a WebSocket broke"),
+            }
+        });
+        answer
+    }
+
+    fn refused(&self, error: HeadError) {
+        let refusals = &self.outbound.refusals;
+        refusals.refused(self.address, error.code(), "http:parse", "", self.peer.id.as_ref(), "none");
     }
 
     fn destination(&self, host: &Host) -> Option<Arc<Destination>> {

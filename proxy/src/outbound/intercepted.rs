@@ -24,6 +24,7 @@ use crate::limits;
 use crate::metrics::Direction;
 use crate::serve;
 use crate::snapshot::Protocol;
+use crate::websocket::Behind;
 
 impl Outbound {
     /// Serves redirected connections until drained.
@@ -85,7 +86,7 @@ impl Outbound {
 
     fn client(self: Arc<Self>, peer: Arc<Peer>, reach: Reach) -> Arc<Client> {
         let address = peer.address.unwrap_or_else(|| std::net::SocketAddr::from(([0, 0, 0, 0], 0)));
-        Arc::new(Client { outbound: self, peer, address, reach })
+        Arc::new(Client { outbound: self, peer, address, reach, behind: Behind::default() })
     }
 
     /// Bytes both ways, without waiting for the app to say something first.

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Request, Response};
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -69,25 +69,21 @@ impl Client {
     pub(super) async fn connect_outside(
         self: &Arc<Self>,
         (egress, external): (Arc<Egress>, Arc<External>),
-        headers: &HeaderMap,
+        request: &Request<Incoming>,
         upgrade: OnUpgrade,
         received: Instant,
     ) -> Response<Body> {
-        let trace = Trace::start(headers, tracing::Span::none);
+        let trace = Trace::start(request.headers(), tracing::Span::none);
         let asked = Asked { external, peer: Arc::clone(&self.peer), sni: None, trace_id: Some(trace.id()), received };
         let (outside, verdict) = match egress.open(&asked, false).await {
             Ok(opened) => opened,
             Err(refused) => return refusal(Form::Http, refused),
         };
-        let stop = self.outbound.stop.clone();
-        stop.tasks.spawn(async move {
-            let relayed = async {
-                match upgrade.await {
-                    Ok(app) => egress.relay(TokioIo::new(app), outside, &asked, verdict).await,
-                    Err(error) => debug!(%error, "the app left before its CONNECT was up"),
-                }
-            };
-            stop.kill.run_until_cancelled(relayed).await;
+        self.go_on(request.version(), async move {
+            match upgrade.await {
+                Ok(app) => egress.relay(TokioIo::new(app), outside, &asked, verdict).await,
+                Err(error) => debug!(%error, "the app left before its CONNECT was up"),
+            }
         });
         Response::new(Body::empty())
     }

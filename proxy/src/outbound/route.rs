@@ -29,6 +29,7 @@ use crate::headers;
 use crate::snapshot::route::{Backend, Routes};
 use crate::tls::Wire;
 use crate::trace::Trace;
+use crate::websocket::Handshake;
 
 pub(super) use budget::Budget;
 
@@ -55,11 +56,13 @@ pub(super) struct Asked<'a> {
     pub(super) host: Host,
     pub(super) form: Form,
     pub(super) trace: &'a Trace,
+    /// It is a handshake: no copies of it are made, and its answer may be no more HTTP.
+    pub(super) websocket: bool,
 }
 
 /// Answers one call of a service with routes.
 pub(super) async fn forward(routing: &Routing, asked: Asked<'_>, body: Incoming) -> Response<Body> {
-    let Asked { client, destination, mut parts, path, mut host, form, trace } = asked;
+    let Asked { client, destination, mut parts, path, mut host, form, trace, websocket } = asked;
     // What is matched is what the destination decides on: no second reading of `..` or `%2e` may lead elsewhere.
     let Some(mut path) = normal(&path) else { return answer::fault(form, answer::BAD_REQUEST) };
     let Some(found) = matching::find(&routing.routes, &parts, &path, &host) else {
@@ -87,7 +90,7 @@ pub(super) async fn forward(routing: &Routing, asked: Asked<'_>, body: Incoming)
     };
     let mut body = replay::Source::new(body, rule.retry.is_some(), !rule.mirrors.is_empty());
     for (mirrored, to) in rule.mirrors.iter().zip(&targets.mirrors) {
-        if let Some(to) = to {
+        if let Some(to) = to.as_ref().filter(|_| !websocket) {
             mirror::start(client, mirrored, to, &parts, &path, &host, &mut body);
         }
     }
@@ -95,6 +98,12 @@ pub(super) async fn forward(routing: &Routing, asked: Asked<'_>, body: Incoming)
     let wire = Wire::for_protocol(to.service.protocol);
     forward::shape(&mut parts, wire, path, &host);
     body.frame(&mut parts, wire);
+    if websocket {
+        if wire != Wire::Http1 {
+            return answer::fault(form, answer::UPGRADE);
+        }
+        Handshake::pass_on(&mut parts.headers);
+    }
     let call = attempts::Call { rule, to, budget: &routing.budget, form };
     let mut response = call.run(parts, body).await;
     headers::strip_hop(response.headers_mut());

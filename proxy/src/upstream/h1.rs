@@ -186,7 +186,7 @@ async fn connect(upstream: &Arc<Upstream>, cause: &HeaderMap) -> Result<SendRequ
         .map_err(|source| UpstreamError::Broken { address: upstream.address(), source })?;
     upstream.shared.tasks.spawn(async move {
         // Calls on the connection see its error; idle, it is of no interest.
-        let _ = connection.await;
+        let _ = connection.with_upgrades().await;
     });
     Ok(sender)
 }

@@ -224,3 +224,74 @@ pub async fn gated() -> (SocketAddr, Gate) {
     });
     (address, gate)
 }
+
+/// What RFC 6455, section 1.3, has a server answer to a key.
+fn websocket_accept(key: &str) -> String {
+    let text = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes());
+    base64::Engine::encode(&base64::engine::general_purpose::STANDARD, digest)
+}
+
+/// A WebSocket server: sends each message back that fits one short frame, and `/bye` when its client's side has ended.
+/// `/plain` is no WebSocket, and `/wrong-accept`, `/h2c`, `/unnamed` switch as no server should; answers to requests
+/// without a key are `/unasked` switches or `ok`.
+pub async fn websocket() -> (SocketAddr, Reached) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, reached) = (listener.local_addr().unwrap(), Reached::default());
+    let seen = reached.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(websocket_connection(stream, seen.clone()));
+        }
+    });
+    (address, reached)
+}
+
+async fn websocket_connection(mut stream: tokio::net::TcpStream, seen: Reached) {
+    loop {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let Ok(byte) = stream.read_u8().await else { return };
+            head.push(byte);
+        }
+        seen.hit();
+        let head = String::from_utf8(head).unwrap();
+        let path = head.split(' ').nth(1).unwrap().to_owned();
+        let key = crate::harness::header(&head, "sec-websocket-key");
+        let switch = |upgrade: &str, connection: &str, accept: &str| {
+            format!(
+                "HTTP/1.1 101 Switching Protocols\r\nupgrade: {upgrade}\r\nconnection: {connection}\r\n\
+                 sec-websocket-accept: {accept}\r\nx-signet-source: forged\r\n\r\n"
+            )
+        };
+        let answer = match (path.as_str(), key) {
+            ("/plain", _) | (_, None) if path != "/unasked" => {
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+                continue;
+            }
+            ("/wrong-accept", _) => switch("websocket", "upgrade", &websocket_accept("another key")),
+            ("/h2c", Some(key)) => switch("h2c", "upgrade", &websocket_accept(key)),
+            ("/unnamed", Some(key)) => switch("websocket", "keep-alive", &websocket_accept(key)),
+            (_, key) => switch("websocket", "Upgrade", &websocket_accept(key.unwrap_or_default())),
+        };
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        loop {
+            let mut head = [0; 2];
+            if stream.read_exact(&mut head).await.is_err() {
+                let _ = stream.write_all(&[0x81, 4]).await;
+                let _ = stream.write_all(b"/bye").await;
+                return;
+            }
+            // Masked text in one frame (RFC 6455, section 5.2), as clients send it.
+            assert_eq!((head[0], head[1] & 0x80), (0x81, 0x80), "a masked text frame");
+            let mut rest = vec![0; 4 + usize::from(head[1] & 0x7f)];
+            stream.read_exact(&mut rest).await.unwrap();
+            let (mask, text) = rest.split_at(4);
+            let text: Vec<u8> = text.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect();
+            let frame = [&[0x81, u8::try_from(text.len()).unwrap()], text.as_slice()].concat();
+            if stream.write_all(&frame).await.is_err() {
+                return;
+            }
+        }
+    }
+}

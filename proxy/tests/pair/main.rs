@@ -20,3 +20,4 @@ mod http;
 mod refusals;
 mod tcp;
 mod transparent;
+mod websocket;
