@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo build test lint fmt bench bench-build bench-policy fuzz policy-differential web web-test setup-build setup-run setup-test setup-bench clean
+.PHONY: help demo build test soak lint fmt bench bench-build bench-policy fuzz policy-differential web web-test setup-build setup-run setup-test setup-bench clean
 
 # Which arguments the demo gets: make demo ARGS="--rate 50 --seconds 60"
 ARGS ?=
@@ -24,6 +24,10 @@ build: setup-build web ## Build the release programs into target/release, and al
 test: setup-test web web-test ## Set up, then run every test, those over a running demo included.
 	cargo build --locked --workspace --bins
 	cargo test --locked --workspace --no-fail-fast
+
+soak: build setup-run ## Half of the most load for 15 minutes while SVIDs, policies and endpoints change (ARGS="--seconds 300").
+	cargo build --release --locked -p signet-tests --bin soak
+	target/release/soak $(ARGS)
 
 lint: setup-build web ## Check formatting, lints, dependencies and the house rules.
 	cargo fmt --all --check

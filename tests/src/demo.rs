@@ -63,7 +63,7 @@ pub struct Demo {
     child: Child,
     dir: PathBuf,
     endpoints: Endpoints,
-    _temporary: tempfile::TempDir,
+    temporary: tempfile::TempDir,
 }
 
 /// Where the build put the programs: beside the test's own directory.
@@ -111,7 +111,7 @@ impl Demo {
         let mut starting = Starting { child: Some(child) };
         let endpoints = starting.wait_for(&dir.join("endpoints.json"), &output)?;
         let child = starting.child.take().context("the demo's process is gone")?;
-        Ok(Self { child, dir, endpoints, _temporary: temporary })
+        Ok(Self { child, dir, endpoints, temporary })
     }
 
     /// What `endpoints.json` said when the demo was ready.
@@ -174,6 +174,12 @@ impl Demo {
             ensure!(started.elapsed() < limit, "waited {} s for the demo to end", limit.as_secs());
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Leaves the demo's directory where it is when the demo has ended, and says where.
+    pub fn keep(&mut self) -> &Path {
+        self.temporary.disable_cleanup(true);
+        self.dir.as_path()
     }
 
     /// What the demo wrote so far, both streams.

@@ -7,5 +7,6 @@ pub mod calls;
 pub mod cli;
 pub mod demo;
 pub mod records;
+pub mod soak;
 pub mod tls;
 pub mod wait;
