@@ -6,7 +6,7 @@ mod fixture;
 
 use std::time::Duration;
 
-use fixture::{Cluster, FRAUD, LEDGER, Proxy, World};
+use fixture::{Between, Cluster, FRAUD, LEDGER, Proxy, World};
 use signet_api::control::link_client::LinkClient;
 use signet_api::control::{ExportsRequest, LostCalls, Report, Snapshot};
 use signet_api::identity::{FederationState, Relationship};
@@ -261,6 +261,32 @@ async fn linked_clusters_import_each_others_exports_until_the_lease_ends() {
     east.status_when("the loss shows", |s| s.links.iter().any(|l| !l.connected && l.services == 1)).await;
     web.until(SOON, "the lease ends", |s| s.outbound.iter().all(|o| o.gateway.is_none())).await;
     world.audit().until("the event", |notes| notes.records.iter().any(|r| r.reason == "lease_expired")).await;
+}
+
+/// Not a byte passes and no connection ends, as when packets are dropped on the way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_partition_drops_stale_exports_with_their_lease_and_heals_by_itself() {
+    let world = World::new();
+    let mut west = Cluster::new(&world, "west.example");
+    west.lease_seconds = 3;
+    west.write_manifest("ledger.yaml", FRAUD);
+    let east = Cluster::new(&world, "east.example");
+    let between = Between::start(west.reserve()).await;
+    east.link_to("west.example", between.address);
+    west.link_to("east.example", east.reserve());
+    let (east, west) = (east.start().await, west.start().await);
+
+    let mut web = Proxy::open(&east, "ns/bank/proxy/web").await;
+    let imported = |s: &Snapshot| s.outbound.iter().any(|o| o.gateway.is_some());
+    web.until(SOON, "fraud is imported", imported).await;
+    between.passing.send_replace(false);
+    web.until(SOON, "the lease ends", |s| !imported(s)).await;
+    east.status_when("the loss shows", |s| s.links.iter().any(|l| l.services == 0)).await;
+    between.passing.send_replace(true);
+    web.until(SOON, "fraud is imported again", imported).await;
+    east.status_when("the link is up", |s| s.links.iter().any(|l| l.connected && l.services == 1)).await;
+    // Nobody started anything again.
+    west.until_ready().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

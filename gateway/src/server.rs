@@ -45,6 +45,7 @@ pub(crate) async fn serve(
     drain: Duration,
     cancel: CancellationToken,
 ) {
+    signet_proxy::sockets::notice_gone_peers(&listener);
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let quota = Arc::new(Quota::default());
     let mut connections = JoinSet::new();

@@ -70,6 +70,28 @@ async fn reaches_exported_services_only_and_never_an_address() {
     gateway.stop().await;
 }
 
+/// What an export leads to is an address of its own cluster. If that is the gateway again, the call gets nowhere and no
+/// further: whoever is there has to prove that it is the service.
+#[tokio::test]
+async fn an_export_that_leads_to_the_gateway_itself_is_decided_once_and_makes_no_loop() {
+    let gateway = Gateway::start(FORWARD_ALL).await;
+    gateway.endpoints(&[gateway.address]).await;
+    let mut sidecar = gateway.sidecar(FRAUD).await;
+    let (response, tunnel) = sidecar.connect(LEDGER_AUTHORITY).await;
+    assert_eq!(response.status, StatusCode::OK);
+    for protocol in [alpn::TCP, alpn::H2] {
+        let (_, again) = sidecar.connect(LEDGER_AUTHORITY).await;
+        assert!(gateway.try_inner_mtls(again.unwrap(), protocol).await.is_err());
+    }
+    drop(tunnel);
+    // Its own connection and one to itself for each tunnel, at most; nothing that grows by itself.
+    let accepted = gateway.metrics.inbound.connections_total.get();
+    assert!(accepted <= 4, "{accepted} connections");
+    // One decision for each that was asked for.
+    gateway.recorded(|r| r.action == "gateway:forward", 3).await;
+    gateway.stop().await;
+}
+
 #[tokio::test]
 async fn takes_connect_only() {
     let gateway = Gateway::start(FORWARD_ALL).await;

@@ -29,6 +29,7 @@ pub mod runtime;
 pub mod serve;
 pub mod sidecar;
 pub mod snapshot;
+pub mod sockets;
 mod tcp;
 pub mod tls;
 pub mod token;

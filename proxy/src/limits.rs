@@ -11,7 +11,9 @@ pub(crate) const DETECT: Duration = Duration::from_secs(5);
 /// First bytes of a connection whose protocol nobody declared; what cannot be told by then is bytes. A server that speaks
 /// first waits this long for its client's sidecar, once.
 pub(crate) const DETECT_UNDECLARED: Duration = Duration::from_millis(100);
-/// Between requests of an accepted HTTP/1.1 connection, and for the head of one.
+/// From the first bytes of a request's head that did not come as a whole to its end.
+pub(crate) const HEAD: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 15 });
+/// Between requests of an accepted HTTP/1.1 connection; in the general server, which knows no other, for a head too.
 pub(crate) const SERVER_IDLE: Duration = Duration::from_secs(120);
 /// Idle upstream connections go before the other side closes them.
 pub(crate) const POOL_IDLE: Duration = Duration::from_secs(60);

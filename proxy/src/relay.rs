@@ -143,7 +143,13 @@ where
     loop {
         if input.len() > looked {
             match head::request(input.filled(), role.side(), up) {
-                Parsed::Partial => looked = input.len(),
+                Parsed::Partial => {
+                    if looked == 0 {
+                        // However slowly the rest trickles, and whoever means it: not for longer than this.
+                        idle.as_mut().reset(tokio::time::Instant::now() + limits::HEAD);
+                    }
+                    looked = input.len();
+                }
                 Parsed::Other => return Next::Other,
                 Parsed::Head(head) => return Next::Head(head),
             }
@@ -326,3 +332,6 @@ where
     }
     client.write_all(out).await.is_ok() && client.flush().await.is_ok()
 }
+
+#[cfg(test)]
+mod tests;

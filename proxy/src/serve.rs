@@ -23,6 +23,7 @@ use crate::body::Body;
 use crate::limits;
 use crate::metrics::{Direction, Metrics};
 use crate::open::OpenCalls;
+use crate::sockets;
 
 /// The two ends of a proxy's life: `drain` asks connections to end, `kill` ends them.
 #[derive(Clone, Default)]
@@ -43,6 +44,7 @@ pub(crate) async fn accept<F>(
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
+    sockets::notice_gone_peers(&listener);
     let permits = Arc::new(Semaphore::new(limits::CONNECTIONS));
     loop {
         let permit = match Arc::clone(&permits).try_acquire_owned() {

@@ -535,3 +535,43 @@ fn run(command: &mut Command) -> String {
     assert!(output.status.success(), "{command:?}: {error}");
     String::from_utf8(output.stdout).unwrap()
 }
+
+/// A way to an address that can fall silent: connections stay, and not a byte passes.
+pub(crate) struct Between {
+    pub(crate) address: SocketAddr,
+    pub(crate) passing: watch::Sender<bool>,
+    _tasks: tokio::task::JoinSet<()>,
+}
+
+impl Between {
+    pub(crate) async fn start(to: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, (passing, watched)) = (listener.local_addr().unwrap(), watch::channel(true));
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            while let Ok((from, _)) = listener.accept().await {
+                // Not listening yet: whoever asks tries again.
+                let Ok(to) = tokio::net::TcpStream::connect(to).await else { continue };
+                let ((from_read, from_write), (to_read, to_write)) = (from.into_split(), to.into_split());
+                connections.spawn(pass(from_read, to_write, watched.clone()));
+                connections.spawn(pass(to_read, from_write, watched.clone()));
+            }
+        });
+        Self { address, passing, _tasks: tasks }
+    }
+}
+
+async fn pass(
+    mut from: tokio::net::tcp::OwnedReadHalf,
+    mut to: tokio::net::tcp::OwnedWriteHalf,
+    mut passing: watch::Receiver<bool>,
+) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut chunk = vec![0; 16 * 1024];
+    while let Ok(n @ 1..) = from.read(&mut chunk).await {
+        if passing.wait_for(|passing| *passing).await.is_err() || to.write_all(&chunk[..n]).await.is_err() {
+            return;
+        }
+    }
+}

@@ -233,10 +233,27 @@ impl Gateway {
         &self,
         tunnel: TokioIo<Upgraded>,
     ) -> Accepted<tokio_rustls::client::TlsStream<TokioIo<Upgraded>>> {
+        self.try_inner_mtls(tunnel, alpn::TCP).await.unwrap()
+    }
+
+    pub(super) async fn try_inner_mtls(
+        &self,
+        tunnel: TokioIo<Upgraded>,
+        protocol: &[u8],
+    ) -> Result<Accepted<tokio_rustls::client::TlsStream<TokioIo<Upgraded>>>, signet_mtls::HandshakeError> {
         let source = testing::source(&[&self.west, &self.east], &[id(FRAUD)]);
         let rule = PeerRule::AnyOf(vec![id(LEDGER)]);
-        let tls = signet_mtls::client_config(&source, Select::Workload, rule, &[alpn::TCP]);
-        signet_mtls::connect(tls, tunnel, WAIT).await.unwrap()
+        let tls = signet_mtls::client_config(&source, Select::Workload, rule, &[protocol]);
+        signet_mtls::connect(tls, tunnel, WAIT).await
+    }
+
+    /// There are so many records of this kind, and no more.
+    pub(super) async fn recorded(&self, wanted: impl Fn(&Record) -> bool, count: usize) {
+        eventually("all records reach the audit service", || {
+            self.records.lock().unwrap().iter().filter(|record| wanted(record)).count() >= count
+        })
+        .await;
+        assert_eq!(self.records.lock().unwrap().iter().filter(|record| wanted(record)).count(), count);
     }
 
     /// The first record that the audit service got and that `wanted` wants.

@@ -16,8 +16,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use super::{UpstreamError, h2};
-use crate::limits;
 use crate::tls::Wire;
+use crate::{limits, sockets};
 
 /// A connection to an upstream.
 pub enum Transport {
@@ -80,6 +80,7 @@ async fn within(
         Ok(Ok(stream)) => {
             // Failing to set an option is no reason to fail a call.
             let _ = stream.set_nodelay(true);
+            sockets::notice_gone_peers(&stream);
             Ok(stream)
         }
         Ok(Err(source)) => Err(UpstreamError::Connect { address: address.to_owned(), source }),

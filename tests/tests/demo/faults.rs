@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use http::Method;
-use rustix::process::Signal;
+use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use signet_tests::demo::{Demo, is_alive, signal};
 use signet_tests::{calls, records, wait};
 use sqlx::PgPool;
@@ -14,6 +14,9 @@ use crate::Test;
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("a_killed_audit_service_loses_and_doubles_no_record", |demo| Box::pin(kill_under_load(demo, "east/audit"))),
     ("a_killed_postgresql_loses_and_doubles_no_record", |demo| Box::pin(kill_under_load(demo, "postgres"))),
+    ("a_sidecar_without_descriptors_lets_nothing_through_and_serves_again_by_itself", |demo| {
+        Box::pin(without_descriptors(demo))
+    }),
     ("every_component_that_dies_is_back_within_two_seconds_and_calls_go_on", |demo| Box::pin(kill_each(demo))),
     ("the_log_is_consistent_and_complete_after_all_that", |demo| Box::pin(log_is_whole(demo))),
 ];
@@ -51,6 +54,52 @@ async fn kill_under_load(demo: &Demo, victim: &str) -> anyhow::Result<()> {
         .await?;
     assert_eq!(distinct, allowed);
     Ok(())
+}
+
+/// Strangers take all descriptors that a sidecar may have, the caller's and then the callee's.
+async fn without_descriptors(demo: &Demo) -> anyhow::Result<()> {
+    let web = demo.workload("east/bank/web")?.outbound.clone();
+    let inbound = demo.workload("east/bank/ledger")?.inbound.clone();
+    for (name, listener) in [("east/bank/web", &web), ("east/bank/ledger", &inbound)] {
+        let pid = demo.endpoints_now()?.workloads[name].pid;
+        let process = Pid::from_raw(pid).context("a pid")?;
+        let open = || Ok::<_, anyhow::Error>(std::fs::read_dir(format!("/proc/{pid}/fd"))?.count());
+        let few = u64::try_from(open()?)? + 8;
+        let before = prlimit(Some(process), Resource::Nofile, Rlimit { current: Some(few), ..limits_of(pid)? })?;
+        let mut taken = Vec::new();
+        for _ in 0..100 {
+            taken.push(tokio::net::TcpStream::connect(listener).await?);
+        }
+        wait::until(&format!("{name} to have no descriptor left"), Duration::from_secs(5), || async {
+            Ok((u64::try_from(open()?)? >= few).then_some(()))
+        })
+        .await?;
+        let headers = [("content-type", "application/json")];
+        let uri = "http://ledger.bank.svc.cluster.local/accounts/1/entries";
+        let denied = calls::through(&web, Method::POST, uri, &headers, r#"{"amount": 1}"#);
+        if let Ok(Ok(answer)) = tokio::time::timeout(Duration::from_secs(2), denied).await {
+            assert!(answer.status == 403 || answer.status.is_server_error(), "{name}: {}", answer.text());
+        }
+        drop(taken);
+        // The limit is as low as it was: what was taken is free again.
+        let served = wait::until(&format!("{name} to serve again"), Duration::from_secs(20), || async {
+            let uri = "http://ledger.bank.svc.cluster.local/accounts/1";
+            Ok(calls::through(&web, Method::GET, uri, &[], "").await.ok().filter(|answer| answer.status == 200))
+        })
+        .await;
+        prlimit(Some(process), Resource::Nofile, before)?;
+        served?;
+        assert_eq!(demo.endpoints_now()?.workloads[name].pid, pid, "{name} lives on");
+    }
+    Ok(())
+}
+
+/// The limit of open files that a process has now.
+fn limits_of(pid: i32) -> anyhow::Result<Rlimit> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/limits"))?;
+    let line = text.lines().find(|line| line.starts_with("Max open files")).context("a limit of open files")?;
+    let mut numbers = line.split_whitespace().skip(3).map(|word| word.parse().ok());
+    Ok(Rlimit { current: numbers.next().flatten(), maximum: numbers.next().flatten() })
 }
 
 /// PostgreSQL may have been killed a moment ago.
