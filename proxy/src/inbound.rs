@@ -242,7 +242,10 @@ impl Inbound {
             verdict = Some(one);
         }
         match verdict {
-            Some(verdict) => verdict,
+            Some(verdict) => {
+                self.shared.metrics.carried(&asked.peer);
+                verdict
+            }
             // INVARIANT: a `Port` has a service; without one nothing could have been asked.
             None => self.enforcer.deny(&asked.call(), reason::UNKNOWN_SERVICE).await,
         }

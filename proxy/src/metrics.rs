@@ -33,6 +33,11 @@ struct DecisionLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TransportLabels {
+    transport: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CauseLabels {
     cause: String,
 }
@@ -71,6 +76,8 @@ pub struct Metrics {
     decision_latency: Histogram,
     refusals: Family<CauseLabels, Counter>,
     pub plaintext_connections: Counter,
+    carried_mtls: Counter,
+    carried_plaintext: Counter,
     pub pool_opened: Counter,
     pub pool_reused: Counter,
     pub pool_retried: Counter,
@@ -124,6 +131,13 @@ impl Metrics {
         registry.register("signet_proxy_decisions", "Decisions made and recorded", decisions.clone());
         // A closure each: a family's guard lives to the end of its statement, and a second look inside it deadlocks.
         let decided = |decision: &'static str| decisions.get_or_create(&DecisionLabels { decision }).clone();
+        let carried = Family::<TransportLabels, Counter>::default();
+        registry.register(
+            "signet_proxy_inbound_carried",
+            "Allowed calls and TCP connections by how they came; the share of `mtls` is the encryption coverage",
+            carried.clone(),
+        );
+        let carry = |transport: &'static str| carried.get_or_create(&TransportLabels { transport }).clone();
         let pool = Family::<EventLabels, Counter>::default();
         registry.register("signet_proxy_pool", "What became of upstream connections", pool.clone());
         let pooled = |event: &'static str| pool.get_or_create(&EventLabels { event }).clone();
@@ -142,6 +156,8 @@ impl Metrics {
             decision_latency: latency_histogram(),
             refusals: Family::default(),
             plaintext_connections: Counter::default(),
+            carried_mtls: carry("mtls"),
+            carried_plaintext: carry("plaintext"),
             pool_opened: pooled("opened"),
             pool_reused: pooled("reused"),
             pool_retried: pooled("retried"),
@@ -243,6 +259,17 @@ impl Metrics {
     #[must_use]
     pub fn refusals(&self, cause: &str) -> u64 {
         self.refusals.get_or_create(&CauseLabels { cause: cause.to_owned() }).get()
+    }
+
+    /// An inbound call was allowed. A caller without an identity came in plaintext.
+    pub(crate) fn carried(&self, peer: &crate::decide::Peer) {
+        if peer.id.is_some() { &self.carried_mtls } else { &self.carried_plaintext }.inc();
+    }
+
+    /// Allowed inbound calls and TCP connections that came by mTLS, and in plaintext.
+    #[must_use]
+    pub fn coverage(&self) -> (u64, u64) {
+        (self.carried_mtls.get(), self.carried_plaintext.get())
     }
 
     pub(crate) fn copied(&self, received: u64, sent: u64) {

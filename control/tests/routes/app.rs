@@ -13,7 +13,12 @@ use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
+
+/// The key of RFC 6455, section 1.3, and what a server answers to it.
+pub const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 /// What an app does with its next call.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +28,8 @@ pub enum Next {
     Late(Duration),
     /// The head at once, the end of the body after this.
     Trickle(Duration),
+    /// Grants a WebSocket whose key is [`KEY`], and sends back what comes.
+    WebSocket,
     /// `grpc-status` in the head.
     Grpc(u16),
 }
@@ -64,7 +71,7 @@ impl App {
                     tokio::spawn(async move { drop(builder.serve_connection(io, service).await) });
                 } else {
                     let builder = hyper::server::conn::http1::Builder::new();
-                    tokio::spawn(async move { drop(builder.serve_connection(io, service).await) });
+                    tokio::spawn(async move { drop(builder.serve_connection(io, service).with_upgrades().await) });
                 }
             }
         });
@@ -73,7 +80,8 @@ impl App {
 
     async fn answer(&self, name: &str, request: Request<Incoming>) -> Answer {
         let next = self.next.lock().unwrap().pop_front();
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
         let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
         let path = parts.uri.path_and_query().map_or("", |path| path.as_str()).to_owned();
         let mut text = format!("served by {name}\n{} {path}\n", parts.method);
@@ -101,6 +109,18 @@ impl App {
             Some(Next::Status(status)) => response = response.status(status),
             Some(Next::Late(wait)) => tokio::time::sleep(wait).await,
             Some(Next::Trickle(wait)) => pause = Some(wait),
+            Some(Next::WebSocket) => {
+                response = response.status(101).header("connection", "upgrade").header("upgrade", "websocket");
+                response = response.header("sec-websocket-accept", ACCEPT);
+                frames = Vec::new();
+                tokio::spawn(async move {
+                    let mut stream = TokioIo::new(upgrade.unwrap().await.unwrap());
+                    let mut bytes = [0; 1024];
+                    while let Ok(n @ 1..) = stream.read(&mut bytes).await {
+                        stream.write_all(&bytes[..n]).await.unwrap();
+                    }
+                });
+            }
             Some(Next::Grpc(status)) => {
                 response = response.header("grpc-status", status);
                 frames = Vec::new();

@@ -23,3 +23,4 @@ mod matching;
 mod mesh;
 mod namespaces;
 mod traffic;
+mod websocket;

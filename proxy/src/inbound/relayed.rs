@@ -114,6 +114,7 @@ impl Relayed {
         self.call.due_us = verdict.expires_at_us;
         self.call.service = Some((Arc::clone(&service.service), service.port));
         self.call.cluster = Some(Arc::clone(&port.cluster));
+        self.inbound.shared.metrics.carried(&self.peer);
         Some(Admitted::Forward(Arc::clone(&port.app)))
     }
 

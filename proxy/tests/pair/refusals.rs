@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::apps;
-use crate::harness::{LEDGER, Pair, TD, WEB, exchange, status, wait};
+use crate::harness::{HOST, LEDGER, Pair, TD, WEB, bundle, exchange, status, wait};
 
 /// Shakes hands (TLS 1.3 tells the client of a refusal only afterwards) and reads until the server ends it.
 async fn knock(pair: &Pair, tls: std::sync::Arc<rustls::ClientConfig>) -> usize {
@@ -96,6 +96,36 @@ async fn a_permissive_port_admits_plaintext_as_nobody_and_decides() {
     let record = pair.ledger.audit.record("the denial", |r| r.action == "http:GET").await;
     assert_eq!((record.source_spiffe_id, record.tls.as_str()), (None, "none"));
     assert_eq!(reached.count(), 0);
+}
+
+/// What was denied was not carried, and counts neither way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_permissive_port_counts_what_it_carried_by_how_it_came() {
+    let readers = r#"@id("anyone-reads") permit(principal, action in [Mesh::Action::"read"], resource);
+        @id("anyone-connects") permit(principal, action == Mesh::Action::"tcp:connect", resource);"#;
+    for (protocol, port) in [(Protocol::Http, 80), (Protocol::Tcp, 5432)] {
+        let app = if protocol == Protocol::Tcp { apps::greeter().await.0 } else { apps::http().await.0 };
+        let pair = Pair::with(protocol, port, app, true).await;
+        pair.change(|s| s.bundle = Some(bundle(readers, 'b')));
+        wait("new bundle", || (pair.ledger.metrics.snapshot_version.get() == 2).then_some(())).await;
+        if protocol == Protocol::Tcp {
+            let mut stream = TcpStream::connect(pair.inbound).await.unwrap();
+            stream.read_exact(&mut [0; 6]).await.unwrap();
+            assert_eq!(pair.ledger.metrics.coverage(), (0, 1));
+            continue;
+        }
+        // In the relay, and (chunked) in the general server.
+        for more in ["", "transfer-encoding: chunked\r\n"] {
+            let body = if more.is_empty() { "" } else { "0\r\n\r\n" };
+            for method in ["GET", "DELETE"] {
+                let head = format!("{method} / HTTP/1.1\r\nhost: {HOST}\r\nconnection: close\r\n{more}\r\n{body}");
+                let expected = if method == "GET" { 200 } else { 403 };
+                assert_eq!(status(&exchange(pair.inbound, head.as_bytes()).await), expected, "{head}");
+                assert_eq!(status(&exchange(pair.outbound, head.as_bytes()).await), expected, "{head}");
+            }
+        }
+        assert_eq!(pair.ledger.metrics.coverage(), (2, 2));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
