@@ -4,12 +4,13 @@
 //! (as the spool's durability and `on_full` define "kept"). No bundle, no spool, a failing spool: deny.
 
 mod call;
+mod clock;
 mod lost;
 mod text;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use signet_mtls::{Identity, Refusal, SpiffeId, Usage};
@@ -17,13 +18,14 @@ use signet_policy::{Bundle, Decision, Effect, Reason, Request, Slice};
 use signet_spool::{ContextRef, Durability, Enforcement, Kind, RecordRef, Spool};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::error;
+use tracing::{error, warn};
 use uuid::Uuid;
 
 pub(crate) use call::grpc_parts;
 pub use call::{ActionOwned, Asked, Call, Host, Peer};
 pub use lost::LostCalls;
 
+use clock::Clock;
 use lost::Before;
 use text::CallText;
 
@@ -101,7 +103,7 @@ impl Enforcer {
         })
     }
 
-    /// Follows snapshot and identity until cancelled. `apply` runs on each new snapshot, after the bundle was taken
+    /// Follows snapshot, identity and the machine's clock until cancelled. `apply` runs on each new snapshot, after the bundle was taken
     /// over and before open connections are told.
     pub async fn follow(
         self: Arc<Self>,
@@ -114,9 +116,20 @@ impl Enforcer {
         self.take_snapshot(&first);
         apply(&first);
         self.tell();
+        let mut clock = Clock::new(now_us(), Instant::now());
+        let mut looks = tokio::time::interval(clock::EVERY);
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return,
+                _ = looks.tick() => {
+                    if let Some(step_us) = clock.stepped(now_us(), Instant::now()) {
+                        self.clock_stepped(step_us);
+                    }
+                    if snapshots.has_changed().is_err() && identities.has_changed().is_err() {
+                        return;
+                    }
+                    continue;
+                }
                 Ok(()) = snapshots.changed() => {
                     let snapshot = snapshots.borrow_and_update().clone();
                     self.take_snapshot(&snapshot);
@@ -130,10 +143,17 @@ impl Enforcer {
                     }
                     self.trust_epoch.fetch_add(1, Ordering::AcqRel);
                 }
-                else => return,
             }
             self.tell();
         }
+    }
+
+    /// The machine's clock was set: certificates and time bounds of open connections may have been reached by it.
+    fn clock_stepped(&self, step_us: i64) {
+        warn!(seconds = step_us / 1_000_000, "the clock was set; open connections are decided again");
+        self.metrics.clock_steps.inc();
+        self.trust_epoch.fetch_add(1, Ordering::AcqRel);
+        self.tell();
     }
 
     /// Takes over a snapshot's bundle. [`Enforcer::follow`] does it; tests and one-shot uses call it directly.

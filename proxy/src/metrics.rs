@@ -83,6 +83,7 @@ pub struct Metrics {
     pub pool_retried: Counter,
     pub pool_failed: Counter,
     pub closed_by_policy: Counter,
+    pub clock_steps: Counter,
     pub mirrored: Counter,
     pub rate_limited: Counter,
     pub fault_delays: Counter,
@@ -163,6 +164,7 @@ impl Metrics {
             pool_retried: pooled("retried"),
             pool_failed: pooled("failed"),
             closed_by_policy: Counter::default(),
+            clock_steps: Counter::default(),
             mirrored: Counter::default(),
             rate_limited: Counter::default(),
             fault_delays: faulted("delay"),
@@ -199,6 +201,11 @@ impl Metrics {
             "signet_proxy_closed_by_policy",
             "Open connections and streams closed by a new decision",
             metrics.closed_by_policy.clone(),
+        );
+        registry.register(
+            "signet_proxy_clock_steps",
+            "How often the machine's clock was set; open connections were decided again",
+            metrics.clock_steps.clone(),
         );
         registry.register(
             "signet_proxy_rate_limited",
