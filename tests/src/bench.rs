@@ -12,6 +12,7 @@ mod peers;
 mod process;
 mod report;
 mod space;
+pub mod stop;
 
 use std::path::PathBuf;
 use std::time::Duration;

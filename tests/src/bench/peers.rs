@@ -11,6 +11,7 @@ use anyhow::{Context, ensure};
 use super::pair::Facts;
 use super::process::Server;
 use super::space::{Host, Wire};
+use super::stop;
 use crate::cli;
 
 const APP: u16 = 8080;
@@ -214,6 +215,7 @@ pub(crate) fn signet(
 fn facts(pid: &Path, json: &Path) -> anyhow::Result<Facts> {
     let started = Instant::now();
     while !pid.exists() {
+        stop::check()?;
         ensure!(
             started.elapsed() < START,
             "waited {} s for {}; see the logs beside it",

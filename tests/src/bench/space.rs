@@ -8,6 +8,7 @@ use anyhow::{Context, ensure};
 
 use super::load::{Done, Work};
 use super::process::Server;
+use super::stop;
 use crate::cli;
 
 /// One of the two hosts.
@@ -80,6 +81,7 @@ impl Host {
 
     /// A server on this host, ended when dropped.
     pub(crate) fn start(&self, program: &str, arguments: &[&str], log: &Path) -> anyhow::Result<Server> {
+        stop::check()?;
         let prefix = self.prefix();
         let mut all: Vec<&str> = prefix.iter().map(String::as_str).collect();
         all.push(program);
@@ -89,6 +91,7 @@ impl Host {
 
     /// Whether something listens at `address`, as seen from this host.
     pub(crate) fn reaches(&self, address: SocketAddr) -> anyhow::Result<bool> {
+        stop::check()?;
         let script = format!("exec 3<>/dev/tcp/{}/{}", address.ip(), address.port());
         let mut command = Command::new("ip");
         command.args(self.prefix()).args(["bash", "-c", &script]);
@@ -96,6 +99,7 @@ impl Host {
     }
 
     fn worker(&self, work: &Work) -> anyhow::Result<Command> {
+        stop::check()?;
         let mut command = Command::new("ip");
         command.args(self.prefix()).arg(std::env::current_exe()?).args(["load", &serde_json::to_string(work)?]);
         Ok(command)

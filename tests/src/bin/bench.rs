@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use signet_tests::bench::load::bare_tls;
-use signet_tests::bench::{Plan, report, run, work};
+use signet_tests::bench::{Plan, report, run, stop, work};
 
 fn main() -> anyhow::Result<ExitCode> {
     let mut plan = Plan::default();
@@ -36,6 +36,7 @@ fn main() -> anyhow::Result<ExitCode> {
             other => anyhow::bail!("bench knows no `{other}`; see --help"),
         }
     }
+    stop::on_signals()?;
     let results = run(&plan)?;
     print!("{}", report(&plan, &results));
     if let Some(path) = &plan.json {
