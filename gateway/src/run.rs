@@ -64,8 +64,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> anyhow::Result<()
     });
     let aggregator = Arc::new(RefusalAggregator::new(spool.clone(), own_id.as_str()));
     let refusals = Refusals::new(Arc::clone(&metrics), Some(aggregator));
-    let recorder =
-        Recorder { spool: spool.clone(), producer: Arc::from(own_id.as_str()), durability: config.spool.durability };
+    let recorder = Recorder { spool: spool.clone(), producer: Arc::from(own_id.as_str()) };
     let enforcer = Enforcer::new(Some(recorder), identity.current(), Arc::clone(&metrics));
 
     let discovery = DiscoveryConfig {

@@ -15,7 +15,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use signet_mtls::{Identity, Refusal, SpiffeId, Usage};
 use signet_policy::{Bundle, Decision, Effect, Reason, Request, Slice};
-use signet_spool::{ContextRef, Durability, Enforcement, Kind, RecordRef, Spool};
+use signet_spool::{Appending, ContextRef, Enforcement, Kind, RecordRef, Spool, SpoolError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
@@ -63,7 +63,6 @@ pub struct Recorder {
     pub spool: Spool,
     /// SPIFFE ID of this proxy, as the audit service knows it.
     pub producer: Arc<str>,
-    pub durability: Durability,
 }
 
 /// What decisions are made with: replaced as a whole.
@@ -351,6 +350,50 @@ impl Enforcer {
         }
     }
 
+    /// Writes the record. Not part of [`Enforcer::conclude`], so that nothing of it stays in memory with a connection.
+    #[allow(clippy::too_many_arguments, reason = "a record has many sources")]
+    fn append(
+        &self,
+        id: Uuid,
+        call: &Call<'_>,
+        bundle: Option<&Bundle>,
+        decision: &Decision,
+        reason: &str,
+        detail: Option<&str>,
+        now_us: i64,
+    ) -> Result<Appending<'_>, Option<SpoolError>> {
+        let recorder = self.recorder.as_ref().ok_or(None)?;
+        let text = CallText::of(call);
+        let context = call.context(&text, bundle.and_then(Bundle::slice_digest));
+        let record = RecordRef {
+            id,
+            time_us: now_us,
+            kind: Kind::Decision,
+            producer: &recorder.producer,
+            source_spiffe_id: call.peer.id.as_ref().map(SpiffeId::as_str),
+            destination_spiffe_id: call.destination,
+            destination_service: call.service,
+            action: call.action.cedar_id(),
+            path: text.path(),
+            personal_path: bundle.is_some_and(|b| b.settings().personal.paths),
+            allow: decision.effect == Effect::Allow,
+            enforcement: Enforcement::Enforce,
+            policy_ids: &decision.policies,
+            policy_commit: bundle.map_or("", Bundle::commit),
+            bundle_digest: bundle.map_or("", Bundle::digest),
+            reason,
+            source_address: text.source_address(),
+            tls: &call.peer.tls,
+            trace_id: text.trace_id(),
+            latency_us: u64::try_from(call.received.elapsed().as_micros()).ok(),
+            context: ContextRef::Borrowed(context.as_slice()),
+            count: 1,
+            detail,
+            shadow: decision.shadow.as_ref().map(|s| (s.effect == Effect::Allow, s.policies.as_slice())),
+        };
+        recorder.spool.append_first(record).map_err(Some)
+    }
+
     async fn conclude(
         &self,
         call: &Call<'_>,
@@ -363,44 +406,11 @@ impl Enforcer {
         let decision_id = new_id(now_us);
         let allow = decision.effect == Effect::Allow;
         let expires_at_us = decision.expires_at_us;
-        let kept = match &self.recorder {
-            None => Err(None),
-            Some(recorder) => {
-                let text = CallText::of(call);
-                let context = call.context(&text, bundle.and_then(Bundle::slice_digest));
-                let record = RecordRef {
-                    id: decision_id,
-                    time_us: now_us,
-                    kind: Kind::Decision,
-                    producer: &recorder.producer,
-                    source_spiffe_id: call.peer.id.as_ref().map(SpiffeId::as_str),
-                    destination_spiffe_id: call.destination,
-                    destination_service: call.service,
-                    action: call.action.cedar_id(),
-                    path: text.path(),
-                    personal_path: bundle.is_some_and(|b| b.settings().personal.paths),
-                    allow,
-                    enforcement: Enforcement::Enforce,
-                    policy_ids: &decision.policies,
-                    policy_commit: bundle.map_or("", Bundle::commit),
-                    bundle_digest: bundle.map_or("", Bundle::digest),
-                    reason,
-                    source_address: text.source_address(),
-                    tls: &call.peer.tls,
-                    trace_id: text.trace_id(),
-                    latency_us: u64::try_from(call.received.elapsed().as_micros()).ok(),
-                    context: ContextRef::Borrowed(context.as_slice()),
-                    count: 1,
-                    detail: detail.as_deref(),
-                    shadow: decision.shadow.as_ref().map(|s| (s.effect == Effect::Allow, s.policies.as_slice())),
-                };
-                match recorder.durability {
-                    // Waits for an fsync without holding the thread.
-                    Durability::Sync => recorder.spool.append_async(record).await,
-                    _ => recorder.spool.append(record),
-                }
-                .map_err(Some)
-            }
+        let kept = match self.append(decision_id, call, bundle, decision, reason, detail.as_deref(), now_us) {
+            // For an fsync, without holding the thread.
+            Ok(appending) if appending.waits() => Box::pin(appending.kept()).await.map_err(Some),
+            Ok(_) => Ok(()),
+            Err(error) => Err(error),
         };
         self.metrics.decided(allow, call.received.elapsed());
         match kept {

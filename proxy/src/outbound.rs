@@ -127,3 +127,17 @@ impl Outbound {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_of_the_app_takes_little_memory() {
+        fn bytes<F>(_: impl Fn(Arc<Outbound>, TcpStream, SocketAddr) -> F) -> usize {
+            size_of::<F>()
+        }
+        let bytes = bytes(Outbound::connection);
+        assert!(bytes <= 2_048, "{bytes} bytes for each idle connection");
+    }
+}

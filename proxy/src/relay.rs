@@ -5,6 +5,9 @@
 //! malformed, services that are not plain HTTP/1.1) goes to the general server with all bytes as they came, and with it the
 //! rest of the connection: there is one place for refusals and rare protocols, and it is not here.
 //!
+//! A connection's future is what its idling costs in memory, and a future is as large as the largest thing that it may
+//! ever wait for. So whatever is rare is boxed here: dialling, refusing, looking again.
+//!
 //! INVARIANT: a call is forwarded only after [`Role::admit`] said so, which decides and records.
 
 mod buffer;
@@ -104,7 +107,7 @@ where
                 input.consume(head.length);
                 role.answered(response.status().as_u16(), Instant::now());
                 role.closed();
-                if refuse(&mut client, &mut input, &head, &response, &mut down).await {
+                if Box::pin(refuse(&mut client, &mut input, &head, &response, &mut down)).await {
                     continue;
                 }
                 return None;
@@ -164,7 +167,7 @@ where
                 Ok(_) => {}
             },
             () = role.signal() => {
-                role.look_again(false).await;
+                Box::pin(role.look_again(false)).await;
             }
             () = idle.as_mut() => return Next::End,
         }
@@ -191,7 +194,7 @@ where
         let fresh = pooled.is_none();
         let connected = match pooled.take() {
             Some(wired) => Ok(wired),
-            None => upstream.wired_new().await,
+            None => Box::pin(upstream.wired_new()).await,
         };
         let mut wired: Wired = match connected {
             Ok(wired) => wired,
@@ -201,7 +204,7 @@ where
                     pooled = upstream.wired_idle();
                     continue;
                 }
-                None => return fail(client, input, role, head, &error, down).await,
+                None => return Box::pin(fail(client, input, role, head, &error, down)).await,
             },
         };
         let mut exchange =
@@ -213,14 +216,14 @@ where
                 ended = moved => break ended,
                 () = role.signal() => {}
             }
-            let looked = role.look_again(true).await;
+            let looked = Box::pin(role.look_again(true)).await;
             if role.ending() {
                 exchange.end_after();
             }
             if let Looked::Denied(response) = looked {
                 if exchange.unanswered() {
                     role.answered(response.status().as_u16(), Instant::now());
-                    answer(client, &response, head.method_is, true, down).await;
+                    Box::pin(answer(client, &response, head.method_is, true, down)).await;
                 }
                 return false;
             }
@@ -244,7 +247,7 @@ where
                     continue;
                 }
                 let error = UpstreamError::Silent { address: upstream.name(), source: error };
-                return fail(client, input, role, head, &error, down).await;
+                return Box::pin(fail(client, input, role, head, &error, down)).await;
             }
         }
     }

@@ -80,7 +80,8 @@ pub(crate) async fn accept<F>(
         golden.connections_total.inc();
         let gauge = golden.connections.clone();
         gauge.inc();
-        let connection = handle(stream, address);
+        // Boxed once: a future that is passed on by value is held in memory once for each hand that it goes through.
+        let connection = Box::pin(handle(stream, address));
         let kill = stop.kill.clone();
         stop.tasks.spawn(async move {
             kill.run_until_cancelled(connection).await;

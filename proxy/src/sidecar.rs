@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::config::Config;
 use crate::decide::{Enforcer, Recorder};
@@ -68,7 +68,7 @@ pub async fn run(config: Config, data: Handle, shutdown: impl Future<Output = ()
     info!(spiffe_id = %own, "identity");
 
     let spool_config = config.spool.clone();
-    let (durability, producer) = (spool_config.durability, own.to_string());
+    let producer = own.to_string();
     let spool = tokio::task::spawn_blocking(move || Spool::open(spool_config, &producer))
         .await
         .context("opening the spool was interrupted")?
@@ -76,7 +76,7 @@ pub async fn run(config: Config, data: Handle, shutdown: impl Future<Output = ()
     spool.register(&mut registry);
     let refusals =
         Refusals::new(Arc::clone(&metrics), Some(Arc::new(RefusalAggregator::new(spool.clone(), own.as_str()))));
-    let recorder = Recorder { spool: spool.clone(), producer: Arc::from(own.as_str()), durability };
+    let recorder = Recorder { spool: spool.clone(), producer: Arc::from(own.as_str()) };
     let enforcer = Enforcer::new(Some(recorder), source.current(), Arc::clone(&metrics));
 
     let td = own.trust_domain().clone();
@@ -286,6 +286,7 @@ async fn housekeeping(
     cancel: CancellationToken,
 ) {
     let mut tick = tokio::time::interval(HOUSEKEEPING);
+    let mut starting = true;
     loop {
         conditions.identity.set(match source.current().not_after() {
             Some(end) if end.saturating_mul(1_000_000) > crate::decide::now_us() => Ok(()),
@@ -302,6 +303,14 @@ async fn housekeeping(
         });
         conditions.spool.set(spool.stats().failed.map_or(Ok(()), Err));
         sweep();
+        if starting && snapshots.borrow().bundle.is_some() {
+            starting = false;
+            // Most of the code that is in memory now compiled policies and read configuration.
+            match signet_map::release_code() {
+                Ok(bytes) => debug!(bytes, "gave back pages of the program that starting needed"),
+                Err(error) => debug!(%error, "the program's pages stay in memory"),
+            }
+        }
         tokio::select! {
             () = cancel.cancelled() => return,
             _ = tick.tick() => {}

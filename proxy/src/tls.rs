@@ -1,5 +1,7 @@
 //! Handshakes of the data plane: what is offered, what is taken, and who the peer then is.
 
+mod ahead;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -9,6 +11,8 @@ use signet_mtls::{Accepted, HandshakeError, IdentitySource, PeerRule, Select, Sp
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+pub use ahead::ReadAhead;
 
 use crate::decide::Peer;
 use crate::limits;
@@ -73,7 +77,8 @@ pub fn outbound(source: &IdentitySource, select: Select, ids: &[SpiffeId], wire:
 
 /// An inbound connection whose peer was verified.
 pub(crate) struct Inbound {
-    pub(crate) stream: TlsStream<TcpStream>,
+    /// Boxed: it goes through several hands.
+    pub(crate) stream: Box<TlsStream<ReadAhead<TcpStream>>>,
     pub(crate) peer: Arc<Peer>,
     /// `None`: no mesh protocol was agreed on.
     pub(crate) wire: Option<Wire>,
@@ -85,9 +90,10 @@ pub(crate) async fn accept(
     stream: TcpStream,
     address: SocketAddr,
 ) -> Result<Inbound, HandshakeError> {
-    let Accepted { stream, peer, chain, alpn, tls } = signet_mtls::accept(config, stream, limits::HANDSHAKE).await?;
+    let accepting = signet_mtls::accept(config, ReadAhead::new(stream), limits::HANDSHAKE);
+    let Accepted { stream, peer, chain, alpn, tls } = accepting.await?;
     let peer = Peer { id: peer, address: Some(address), tls: Arc::from(tls), not_after: not_after(&chain), chain };
-    Ok(Inbound { stream, peer: Arc::new(peer), wire: Wire::from_alpn(&alpn) })
+    Ok(Inbound { stream: Box::new(stream), peer: Arc::new(peer), wire: Wire::from_alpn(&alpn) })
 }
 
 /// When the leaf ends, Unix seconds.

@@ -22,4 +22,4 @@ pub use encoding::{DecodeError, Encoded, MAX_CANONICAL_BYTES, VERSION, leaf_hash
 pub use record::{ContextRef, Enforcement, Kind, Record, RecordRef};
 pub use refusals::{RefusalAggregator, Refused};
 pub use ship::{ship, ship_over};
-pub use spool::{Durability, OnFull, Spool, SpoolConfig, SpoolError, SpoolStats};
+pub use spool::{Appending, Durability, OnFull, Spool, SpoolConfig, SpoolError, SpoolStats};

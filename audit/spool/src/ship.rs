@@ -4,22 +4,30 @@
 //! Whatever goes wrong, the next connection begins behind the last acknowledgement, so that the audit service sees
 //! every record at least once, under a key (producer, epoch, sequence) that lets it keep exactly one.
 
+mod wire;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use signet_api::audit::ingest_client::IngestClient;
-use signet_api::audit::{Ack, Batch};
+use signet_api::audit::Ack;
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tonic::client::Grpc;
+use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Channel;
 use uuid::Uuid;
 
+pub(crate) use wire::put_entry;
+use wire::{Batches, Outgoing};
+
 use crate::spool::{Cursor, Fetched, Shared, Spool, now_us};
 
+/// The method of `signet.audit.v1.Ingest` that takes batches.
+const STREAM: &str = "/signet.audit.v1.Ingest/Stream";
 /// Most records in a batch.
 const BATCH: usize = 500;
 /// How long the first record of a batch waits for others.
@@ -130,7 +138,7 @@ impl<'a> Connection<'a> {
         }
     }
 
-    async fn feed(&self, sender: mpsc::Sender<Batch>) -> Ended {
+    async fn feed(&self, sender: mpsc::Sender<Outgoing>) -> Ended {
         let mut cursor = Cursor::default();
         loop {
             while self.window.lock().sent.len() >= WINDOW {
@@ -140,7 +148,7 @@ impl<'a> Connection<'a> {
             let appended = self.shared.appended.notified();
             match self.fetch(&mut cursor).await {
                 Ok(Some(fetched)) => {
-                    let full = fetched.entries.len() >= BATCH;
+                    let full = fetched.entries.count >= BATCH;
                     let sent = Sent { epoch: fetched.epoch, last: fetched.last(), closing: fetched.closing };
                     self.window.lock().sent.push_back(sent);
                     if sender.send(batch(fetched)).await.is_err() {
@@ -171,9 +179,13 @@ impl<'a> Connection<'a> {
         fetched
     }
 
-    async fn listen(&self, channel: Channel, batches: mpsc::Receiver<Batch>) -> Ended {
-        let mut client = IngestClient::new(channel);
-        let mut acks = match client.stream(ReceiverStream::new(batches)).await {
+    async fn listen(&self, channel: Channel, batches: mpsc::Receiver<Outgoing>) -> Ended {
+        let mut client = Grpc::new(channel);
+        if let Err(error) = client.ready().await {
+            return Ended::Lost(format!("not ready: {error}"));
+        }
+        let request = tonic::Request::new(ReceiverStream::new(batches));
+        let mut acks = match client.streaming(request, PathAndQuery::from_static(STREAM), Batches).await {
             Ok(response) => response.into_inner(),
             Err(status) => return ended_by(&status),
         };
@@ -211,11 +223,11 @@ impl<'a> Connection<'a> {
     }
 }
 
-fn batch(fetched: Fetched) -> Batch {
-    Batch {
-        epoch: fetched.epoch.as_bytes().to_vec(),
-        first_sequence: fetched.first,
-        entries: fetched.entries,
+fn batch(fetched: Fetched) -> Outgoing {
+    Outgoing {
+        epoch: fetched.epoch,
+        first: fetched.first,
+        entries: fetched.entries.bytes,
         sent_at_us: now_us(),
         closing: fetched.closing,
     }

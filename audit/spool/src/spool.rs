@@ -33,6 +33,9 @@ use uuid::Uuid;
 
 pub use config::{Durability, OnFull, SpoolConfig, SpoolError};
 pub(crate) use reading::{Cursor, Fetched};
+#[cfg(test)]
+pub(crate) use segment::raw_openings;
+pub(crate) use segment::{Frame, RawOpening};
 
 use crate::metrics::{Collector, Counters};
 use crate::record::{Kind, Record, RecordRef};
@@ -210,15 +213,17 @@ impl Spool {
     /// # Cancel safety
     /// Dropped while it waits, the record is in the spool and is shipped.
     pub async fn append_async<'a>(&self, record: impl Into<RecordRef<'a>>) -> Result<(), SpoolError> {
-        let mut synced = self.shared.synced_watch.subscribe();
+        self.append_first(record)?.kept().await
+    }
+
+    /// The first half of [`Spool::append_async`]: the record was written when this returns, and is not needed any more.
+    ///
+    /// # Errors
+    /// When the record was not kept: the caller must deny.
+    pub fn append_first<'a>(&self, record: impl Into<RecordRef<'a>>) -> Result<Appending<'_>, SpoolError> {
         let sequence = self.shared.append(&record.into())?.sequence;
-        if self.shared.config.durability == Durability::Sync {
-            let reached = synced.wait_for(|now| now.failed || now.upto >= sequence).await;
-            if !reached.is_ok_and(|now| now.upto >= sequence) {
-                return Err(self.shared.failure());
-            }
-        }
-        Ok(())
+        let waits = self.shared.config.durability == Durability::Sync;
+        Ok(Appending { shared: &self.shared, waits_for: waits.then_some(sequence) })
     }
 
     /// Takes no more records, forces what is there to stable storage and marks the epoch closed. Idempotent.
@@ -247,6 +252,35 @@ impl Spool {
     /// Registers the metrics `signet_spool_*`.
     pub fn register(&self, registry: &mut Registry) {
         registry.register_collector(Box::new(Collector::new(Arc::downgrade(&self.shared))));
+    }
+}
+
+/// A record that was written, and is kept once it is as durable as the spool promises.
+#[must_use = "a record is kept only when `kept` says so"]
+pub struct Appending<'s> {
+    shared: &'s Shared,
+    waits_for: Option<u64>,
+}
+
+impl Appending<'_> {
+    /// Whether there is anything to wait for: with [`Durability::Sync`].
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        self.waits_for.is_some()
+    }
+
+    /// Waits for what the durability asks for.
+    ///
+    /// # Errors
+    /// When the record was not kept: the caller must deny.
+    ///
+    /// # Cancel safety
+    /// Dropped while it waits, the record is in the spool and is shipped.
+    pub async fn kept(self) -> Result<(), SpoolError> {
+        let Some(sequence) = self.waits_for else { return Ok(()) };
+        let mut synced = self.shared.synced_watch.subscribe();
+        let reached = synced.wait_for(|now| now.failed || now.upto >= sequence).await;
+        if reached.is_ok_and(|now| now.upto >= sequence) { Ok(()) } else { Err(self.shared.failure()) }
     }
 }
 

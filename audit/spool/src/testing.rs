@@ -1,5 +1,7 @@
 //! What the tests of several modules need.
 
+use prost::Message as _;
+
 use crate::commitment::Opening;
 use crate::record::Record;
 use crate::spool::{Cursor, Fetched, Spool};
@@ -29,5 +31,10 @@ pub(crate) fn decode(entry: &signet_api::audit::Entry) -> Record {
 
 /// The records of [`fetch_all`].
 pub(crate) fn records(spool: &Spool) -> Vec<Record> {
-    fetch_all(spool).iter().flat_map(|fetched| &fetched.entries).map(decode).collect()
+    let entries = |fetched: &Fetched| {
+        let batch = signet_api::audit::Batch::decode(&fetched.entries.bytes[..]).unwrap();
+        assert_eq!(batch.entries.len(), fetched.entries.count);
+        batch.entries
+    };
+    fetch_all(spool).iter().flat_map(entries).map(|entry| decode(&entry)).collect()
 }

@@ -112,7 +112,7 @@ impl Gateway {
         let refusals =
             Refusals::new(Arc::clone(&metrics), Some(Arc::new(RefusalAggregator::new(spool.clone(), GATEWAY))));
         tasks.spawn(refusals.clone().run(ending.clone()));
-        let recorder = Recorder { spool, producer: Arc::from(GATEWAY), durability: Durability::Memory };
+        let recorder = Recorder { spool, producer: Arc::from(GATEWAY) };
         let enforcer = Enforcer::new(Some(recorder), identity.current(), Arc::clone(&metrics));
         let wire = snapshot(1, policy, &[endpoint]);
         let (snapshots, receiver) = watch::channel(Arc::new(Snapshot::from_wire(&wire, None).unwrap()));

@@ -62,7 +62,7 @@ where
             Box::pin(serve_general(inbound, Prefixed::new(read, stream), peer, version)).await;
         }
     } else {
-        serve_general(inbound, stream, peer, version).await;
+        Box::pin(serve_general(inbound, stream, peer, version)).await;
     }
 }
 

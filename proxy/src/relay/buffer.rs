@@ -27,6 +27,8 @@ pub(crate) struct Buffer {
     end: usize,
     /// The last read filled all the room there was.
     filled_up: bool,
+    /// What a read behind others met; for the next one.
+    broken: Option<io::Error>,
 }
 
 impl Buffer {
@@ -50,32 +52,50 @@ impl Buffer {
         }
     }
 
-    /// Reads once, behind what is there. 0 is the end of the stream. Memory is held only once bytes are there.
+    /// Reads what is there, behind what was read before: once, or for a stream until its buffer is full, since TLS gives
+    /// a record at a time. 0 is the end of the stream. Memory is held only once bytes are there.
     pub(crate) fn poll_fill<T: AsyncRead + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut T,
     ) -> Poll<io::Result<usize>> {
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Err(error));
+        }
         self.make_room();
+        let before = self.end;
+        self.filled_up = false;
+        let polled = loop {
+            match self.poll_once(cx, from) {
+                Poll::Ready(Ok(0)) => break Poll::Ready(Ok(())),
+                Poll::Ready(Ok(_)) if self.end == self.bytes.len() => {
+                    self.filled_up = true;
+                    break Poll::Ready(Ok(()));
+                }
+                Poll::Ready(Ok(_)) if self.bytes.len() == FIRST => break Poll::Ready(Ok(())),
+                Poll::Ready(Ok(_)) => {}
+                // What was read counts first.
+                Poll::Ready(Err(error)) if self.end > before => {
+                    self.broken = Some(error);
+                    break Poll::Ready(Ok(()));
+                }
+                Poll::Pending if self.end > before => break Poll::Ready(Ok(())),
+                other => break other.map_ok(drop),
+            }
+        };
+        if self.is_empty() {
+            self.release();
+        }
+        polled.map_ok(|()| self.end.saturating_sub(before))
+    }
+
+    fn poll_once<T: AsyncRead + Unpin>(&mut self, cx: &mut Context<'_>, from: &mut T) -> Poll<io::Result<usize>> {
         let Some(room) = self.bytes.get_mut(self.end..) else { return Poll::Ready(Ok(0)) };
         let mut read = ReadBuf::new(room);
         let polled = Pin::new(from).poll_read(cx, &mut read);
-        let (count, room) = (read.filled().len(), read.capacity());
-        match polled {
-            Poll::Pending => {
-                if self.is_empty() {
-                    self.release();
-                }
-                return Poll::Pending;
-            }
-            Poll::Ready(result) => result?,
-        }
+        let count = read.filled().len();
         self.end += count;
-        self.filled_up = count == room;
-        if count == 0 && self.is_empty() {
-            self.release();
-        }
-        Poll::Ready(Ok(count))
+        polled.map_ok(|()| count)
     }
 
     fn make_room(&mut self) {
@@ -164,5 +184,31 @@ mod tests {
         }
         seen.extend(buffer.into_vec());
         assert_eq!(seen, bytes);
+    }
+
+    /// Gives 4 KiB for each read, and then breaks once.
+    struct Breaks(usize);
+
+    impl AsyncRead for Breaks {
+        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            self.0 += 1;
+            match self.0 {
+                1..=3 => buf.put_slice(&[7; 4_096]),
+                4 => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+                _ => {}
+            }
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_fills_its_buffer_and_one_that_breaks_is_not_taken_for_one_that_ends() {
+        let (mut buffer, mut from) = (Buffer::default(), Breaks(0));
+        for expected in [4_096, 8_192] {
+            assert_eq!(fill(&mut buffer, &mut from).await.unwrap(), expected);
+            buffer.consume(expected);
+        }
+        assert_eq!(fill(&mut buffer, &mut from).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        assert_eq!(fill(&mut buffer, &mut from).await.unwrap(), 0);
     }
 }

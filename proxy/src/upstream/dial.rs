@@ -16,13 +16,13 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use super::{UpstreamError, h2};
-use crate::tls::Wire;
+use crate::tls::{ReadAhead, Wire};
 use crate::{limits, sockets};
 
 /// A connection to an upstream.
 pub enum Transport {
     Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<ReadAhead<TcpStream>>>),
     Tunnel(Box<Tunnelled>),
 }
 
@@ -37,7 +37,7 @@ pub(super) async fn plain(address: SocketAddr) -> Result<Transport, UpstreamErro
 }
 
 pub(super) async fn mesh(address: SocketAddr, tls: &Arc<ClientConfig>, wire: Wire) -> Result<Transport, UpstreamError> {
-    let stream = tcp(address).await?;
+    let stream = ReadAhead::new(tcp(address).await?);
     let accepted = signet_mtls::connect(Arc::clone(tls), stream, limits::HANDSHAKE)
         .await
         .map_err(|e| refused(address.to_string(), e))?;

@@ -188,7 +188,7 @@ impl Side {
         let aggregator = Arc::new(RefusalAggregator::new(spool.clone(), &producer));
         let refusals = Refusals::new(Arc::clone(&metrics), Some(aggregator));
         tokio::spawn(refusals.clone().run(CancellationToken::new()));
-        let recorder = Recorder { spool, producer: Arc::from(producer), durability: Durability::Disk };
+        let recorder = Recorder { spool, producer: Arc::from(producer) };
         let enforcer = Enforcer::new(Some(recorder), source.current(), Arc::clone(&metrics));
         Self { source, enforcer, refusals, metrics, stop: Stop::default(), audit, _dir: dir }
     }

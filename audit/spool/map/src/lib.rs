@@ -1,9 +1,10 @@
-//! A file of fixed size that is written through a shared mapping.
+//! A file of fixed size that is written through a shared mapping; and giving back a program's own pages ([`release_code`]).
 //!
 //! A store into the mapping is in the page cache at once, without a system call: it survives the death of the process,
 //! and a sync of the file on another thread carries it to stable storage without the writer waiting for it.
 //!
-//! This crate is the only one of the workspace that may use `unsafe`, and uses it once. What keeps that sound:
+//! This crate is the only one of the workspace that may use `unsafe`, and uses it once for each of the two. What keeps the
+//! mapping sound:
 //! - **The mapping never gets longer than its file.** The file's space is reserved before it is mapped, its length is
 //!   fixed, and [`Map::unmap`] must be called (it consumes the mapping) before the file may be cut. A page whose block is
 //!   reserved cannot fail for want of space, so a store cannot raise `SIGBUS`; a failing disk shows when the file is synced.
@@ -13,10 +14,14 @@
 //!
 //! It leaves out on purpose: reading, resizing, private mappings.
 
+mod code;
+
 use std::fs::File;
 use std::io;
 
 use memmap2::{Advice, MmapMut};
+
+pub use code::release_code;
 
 /// A writable shared mapping of a whole file.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 
 use signet_api::audit::ingest_server::{Ingest, IngestServer};
-use signet_api::audit::{PutBundleRequest, PutBundleResponse};
+use signet_api::audit::{Batch, PutBundleRequest, PutBundleResponse};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_stream::{Stream, StreamExt};

@@ -5,12 +5,12 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
-use signet_api::audit::{Entry, Opening};
 use uuid::Uuid;
 
 use super::Shared;
-use super::segment::{self, Found, Frame};
+use super::segment::{self, Found};
 use super::state::{Inner, Segment};
+use crate::ship::put_entry;
 
 /// Most bytes read at once; more than any frame.
 const CHUNK: u64 = 512 * 1024;
@@ -35,14 +35,21 @@ struct Place {
 pub(crate) struct Fetched {
     pub(crate) epoch: Uuid,
     pub(crate) first: u64,
-    pub(crate) entries: Vec<Entry>,
+    pub(crate) entries: Entries,
     /// The epoch ends here.
     pub(crate) closing: bool,
 }
 
+/// Consecutive records in their wire form.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct Entries {
+    pub(crate) count: usize,
+    pub(crate) bytes: Vec<u8>,
+}
+
 impl Fetched {
     pub(crate) fn last(&self) -> u64 {
-        (self.first + self.entries.len() as u64).saturating_sub(1)
+        (self.first + self.entries.count as u64).saturating_sub(1)
     }
 }
 
@@ -74,7 +81,7 @@ impl Shared {
                 Standing::Nothing => return Ok(None),
                 Standing::Close(last) => {
                     cursor.closing_sent = true;
-                    return Ok(Some(Fetched { epoch, first: last + 1, entries: Vec::new(), closing: true }));
+                    return Ok(Some(Fetched { epoch, first: last + 1, entries: Entries::default(), closing: true }));
                 }
                 Standing::Read { segment, ends_at } => {
                     let (first, entries) = read(cursor, &segment, next, most)?;
@@ -86,11 +93,11 @@ impl Shared {
                         cursor.at = Some((epoch, segment.last + 1));
                         continue;
                     };
-                    let after = first + entries.len() as u64;
+                    let after = first + entries.count as u64;
                     cursor.at = Some((epoch, after));
                     let closing = ends_at == Some(after - 1);
                     cursor.closing_sent = closing;
-                    self.counters.shipped.fetch_add(entries.len() as u64, Ordering::Relaxed);
+                    self.counters.shipped.fetch_add(entries.count as u64, Ordering::Relaxed);
                     return Ok(Some(Fetched { epoch, first, entries, closing }));
                 }
             }
@@ -160,20 +167,21 @@ fn standing(cursor: &Cursor, inner: &Inner, epoch: Uuid, next: u64) -> Standing 
 }
 
 /// Consecutive records of `segment` from `next` on; the sequence of the first may be higher where there is a hole.
-fn read(cursor: &mut Cursor, segment: &Segment, next: u64, most: usize) -> std::io::Result<(Option<u64>, Vec<Entry>)> {
+fn read(cursor: &mut Cursor, segment: &Segment, next: u64, most: usize) -> std::io::Result<(Option<u64>, Entries)> {
     if cursor.place.as_ref().is_none_or(|place| place.path != segment.path) {
         let file = File::open(&segment.path)?;
         cursor.place = Some(Place { path: segment.path.clone(), file, offset: segment.start });
     }
-    let Some(place) = &mut cursor.place else { return Ok((None, Vec::new())) };
-    let (mut first, mut entries) = (None, Vec::new());
+    let Some(place) = &mut cursor.place else { return Ok((None, Entries::default())) };
+    let (mut first, mut entries) = (None, Entries::default());
     let mut expected = next;
-    while place.offset < segment.data && entries.len() < most {
+    while place.offset < segment.data && entries.count < most {
         let amount = CHUNK.min(segment.data - place.offset);
         let mut bytes = vec![0; usize::try_from(amount).unwrap_or(0)];
         place.file.read_exact_at(&mut bytes, place.offset)?;
+        entries.bytes.reserve(bytes.len());
         let mut at = 0;
-        while entries.len() < most {
+        while entries.count < most {
             let rest = bytes.get(at..).unwrap_or_default();
             let whole = place.offset + bytes.len() as u64 >= segment.data;
             match segment::read(rest) {
@@ -185,7 +193,8 @@ fn read(cursor: &mut Cursor, segment: &Segment, next: u64, most: usize) -> std::
                         }
                         first.get_or_insert(frame.sequence);
                         expected = frame.sequence + 1;
-                        entries.push(entry(&frame));
+                        put_entry(&mut entries.bytes, &frame);
+                        entries.count += 1;
                     }
                     at += size;
                 }
@@ -211,17 +220,9 @@ fn read(cursor: &mut Cursor, segment: &Segment, next: u64, most: usize) -> std::
         if at == 0 {
             break;
         }
-        if entries.len() >= most.min(32) {
+        if entries.count >= most.min(32) {
             break; // Enough for a batch; the rest of a full chunk is not read for it.
         }
     }
     Ok((first, entries))
-}
-
-fn entry(frame: &Frame<'_>) -> Entry {
-    let openings = frame.openings().into_iter();
-    Entry {
-        canonical: frame.canonical.to_vec(),
-        openings: openings.map(|one| Opening { field: one.field, salt: one.salt.to_vec(), value: one.value }).collect(),
-    }
 }

@@ -10,7 +10,7 @@
 
 use uuid::Uuid;
 
-use crate::commitment::{Opening, SALT_BYTES};
+use crate::commitment::SALT_BYTES;
 use crate::encoding::OpeningSink;
 
 pub(crate) const MAGIC: &[u8; 8] = b"SGNTSEG1";
@@ -226,23 +226,45 @@ pub(crate) fn resynchronise(bytes: &[u8], after: u64) -> Option<usize> {
     })
 }
 
-impl Frame<'_> {
+/// An opening as it lies in a frame.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+pub(crate) struct RawOpening<'a> {
+    pub(crate) field: u32,
+    pub(crate) salt: &'a [u8; SALT_BYTES],
+    pub(crate) value: &'a [u8],
+}
+
+impl<'a> Frame<'a> {
     /// The openings of the record; what is malformed ends them (their CRC was right, so it was written so).
-    pub(crate) fn openings(&self) -> Vec<Opening> {
+    pub(crate) fn openings(&self) -> impl Iterator<Item = RawOpening<'a>> + use<'a> {
         let mut rest = self.openings;
-        let mut out = Vec::new();
-        while let Some((opening, after)) = opening(rest) {
-            out.push(opening);
+        std::iter::from_fn(move || {
+            let (opening, after) = opening(rest)?;
             rest = after;
-        }
-        out
+            Some(opening)
+        })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of(sequence: u64, canonical: &'a [u8], openings: &'a [u8]) -> Self {
+        Self { sequence, canonical, openings }
     }
 }
 
-fn opening(bytes: &[u8]) -> Option<(Opening, &[u8])> {
+/// Openings as [`RawOpenings`] lays them out.
+#[cfg(test)]
+pub(crate) fn raw_openings<'o>(openings: impl Iterator<Item = (u32, &'o [u8], &'o [u8])>) -> Vec<u8> {
+    let mut out = RawOpenings::default();
+    for (field, salt, value) in openings {
+        out.add(field, salt.first_chunk().copied().unwrap_or_default(), value);
+    }
+    out.0
+}
+
+fn opening(bytes: &[u8]) -> Option<(RawOpening<'_>, &[u8])> {
     let (field, rest) = bytes.split_first_chunk::<4>()?;
     let (salt, rest) = rest.split_first_chunk::<SALT_BYTES>()?;
     let (length, rest) = rest.split_first_chunk::<4>()?;
     let (value, rest) = rest.split_at_checked(usize::try_from(u32::from_le_bytes(*length)).ok()?)?;
-    Some((Opening { field: u32::from_le_bytes(*field), salt: *salt, value: value.to_vec() }, rest))
+    Some((RawOpening { field: u32::from_le_bytes(*field), salt, value }, rest))
 }

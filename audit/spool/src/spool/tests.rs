@@ -113,7 +113,7 @@ fn the_closing_goes_out_alone_when_the_records_were_sent_before() {
     assert_eq!(spool.shared.fetch(&mut cursor, 500).unwrap(), None);
     spool.close().unwrap();
     let closing = spool.shared.fetch(&mut cursor, 500).unwrap().unwrap();
-    assert_eq!((closing.first, closing.last(), closing.entries.len(), closing.closing), (2, 1, 0, true));
+    assert_eq!((closing.first, closing.last(), closing.entries.count, closing.closing), (2, 1, 0, true));
     assert_eq!(spool.shared.fetch(&mut cursor, 500).unwrap(), None);
 }
 
