@@ -22,6 +22,7 @@ mod policy_changes;
 mod refusals;
 mod traces;
 mod transparency;
+mod websockets;
 
 use std::pin::Pin;
 use std::process::ExitCode;
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
         exports::TESTS,
         manifests::TESTS,
         policy_changes::TESTS,
+        websockets::TESTS,
         refusals::TESTS,
         transparency::TESTS,
         faults::TESTS,

@@ -43,7 +43,7 @@ permit (
 );
 "#;
 
-fn git(demo: &Demo, arguments: &[&str]) -> anyhow::Result<String> {
+pub(crate) fn git(demo: &Demo, arguments: &[&str]) -> anyhow::Result<String> {
     let mut command = Command::new("git");
     command.arg("-C").arg(&demo.endpoints().policy_repo).args(arguments);
     let output = cli::run(command)?;
@@ -51,7 +51,7 @@ fn git(demo: &Demo, arguments: &[&str]) -> anyhow::Result<String> {
     Ok(output.stdout.trim().to_owned())
 }
 
-fn write(demo: &Demo, path: &str, text: &str) -> anyhow::Result<()> {
+pub(crate) fn write(demo: &Demo, path: &str, text: &str) -> anyhow::Result<()> {
     let path = demo.endpoints().policy_repo.join(path);
     Ok(std::fs::write(path, text)?)
 }
@@ -101,7 +101,7 @@ async fn enforced(demo: &Demo) -> anyhow::Result<()> {
 }
 
 /// Takes the repository's tests out of the coming commit.
-fn disable_tests(demo: &Demo) -> anyhow::Result<()> {
+pub(crate) fn disable_tests(demo: &Demo) -> anyhow::Result<()> {
     git(demo, &["rm", "--quiet", "-r", "--ignore-unmatch", "tests"]).map(drop)
 }
 
