@@ -87,7 +87,7 @@ where
     R: Role,
 {
     let mut input = Buffer::default();
-    // Heads on their way out, kept from call to call.
+    // Heads on their way out.
     let (mut up, mut down) = (Vec::new(), Vec::new());
     let idle = tokio::time::sleep(limits::SERVER_IDLE);
     tokio::pin!(idle);
@@ -100,6 +100,7 @@ where
             }
             Next::Other => return Some(Rest { stream: client, read: input.into_vec() }),
         };
+        buffer::lend_head(&mut down);
         let upstream = match role.admit(&head, input.filled()).await {
             Admitted::Forward(upstream) => upstream,
             Admitted::Other => return Some(Rest { stream: client, read: input.into_vec() }),
@@ -120,6 +121,8 @@ where
             let _ = client.shutdown().await;
             return None;
         }
+        buffer::give_back_head(&mut up);
+        buffer::give_back_head(&mut down);
         idle.as_mut().reset(tokio::time::Instant::now() + limits::SERVER_IDLE);
     }
 }
@@ -145,6 +148,7 @@ where
     let mut looked = 0;
     loop {
         if input.len() > looked {
+            buffer::lend_head(up);
             match head::request(input.filled(), role.side(), up) {
                 Parsed::Partial => {
                     if looked == 0 {

@@ -16,6 +16,26 @@ const KEPT: usize = 64;
 
 thread_local! {
     static FREE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    static HEADS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Makes `head` one that an earlier call wrote its head into, unless it has memory already.
+pub(crate) fn lend_head(head: &mut Vec<u8>) {
+    if head.capacity() == 0 {
+        *head = HEADS.with_borrow_mut(Vec::pop).unwrap_or_default();
+    }
+}
+
+/// Takes the memory of `head` back for the next call, whoever's it is: an idle connection holds none.
+pub(crate) fn give_back_head(head: &mut Vec<u8>) {
+    let mut head = std::mem::take(head);
+    head.clear();
+    let _ = HEADS.try_with(|heads| {
+        let mut heads = heads.borrow_mut();
+        if heads.len() < KEPT && (1..=FIRST).contains(&head.capacity()) {
+            heads.push(head);
+        }
+    });
 }
 
 /// Bytes that were read and not yet passed on.
@@ -210,5 +230,21 @@ mod tests {
         }
         assert_eq!(fill(&mut buffer, &mut from).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
         assert_eq!(fill(&mut buffer, &mut from).await.unwrap(), 0);
+    }
+
+    #[test]
+    fn a_head_s_memory_goes_to_the_next_call_and_a_long_one_s_does_not_stay() {
+        let mut head = Vec::with_capacity(300);
+        head.extend_from_slice(b"GET / HTTP/1.1");
+        let (place, capacity) = (head.as_ptr(), head.capacity());
+        give_back_head(&mut head);
+        assert_eq!(head.capacity(), 0);
+        let mut next = Vec::new();
+        lend_head(&mut next);
+        assert_eq!((next.as_ptr(), next.capacity(), next.len()), (place, capacity, 0));
+        let mut long = vec![0; FIRST + 1];
+        give_back_head(&mut long);
+        lend_head(&mut long);
+        assert_eq!(long.capacity(), 0);
     }
 }
