@@ -5,7 +5,9 @@ mod depth;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use cedar_policy::{Effect as CedarEffect, Policy, PolicyId, PolicySet, ValidationMode, Validator};
+use cedar_policy::{
+    Effect as CedarEffect, Policy, PolicyId, PolicySet, ValidationError, ValidationMode, ValidationWarning, Validator,
+};
 use miette::Diagnostic;
 
 use crate::problem::{Lines, Place, Problem};
@@ -199,10 +201,19 @@ fn validate(
         problem
     };
     for error in result.validation_errors() {
-        problems.push(report("validation", error.policy_id(), error));
+        let code = match error {
+            ValidationError::UnsafeOptionalAttributeAccess(_) => "unguarded_attribute",
+            ValidationError::UnsafeTagAccess(_) => "unguarded_tag",
+            _ => "validation",
+        };
+        problems.push(report(code, error.policy_id(), error));
     }
     for warning in result.validation_warnings() {
-        let found = report("validation_warning", warning.policy_id(), warning);
+        let code = match warning {
+            ValidationWarning::ImpossiblePolicy(_) | ValidationWarning::InvalidActionApplication(_) => "never_matches",
+            _ => "validation_warning",
+        };
+        let found = report(code, warning.policy_id(), warning);
         warnings.push(Problem { severity: crate::Severity::Warning, ..found });
     }
 }

@@ -7,7 +7,9 @@ mod replay;
 mod report;
 mod sides;
 mod status;
+mod suggest;
 mod test;
+mod unused;
 
 use std::process::ExitCode;
 
@@ -36,8 +38,12 @@ enum Command {
     Replay(replay::Arguments),
     /// All that is to be said about a change: checks, tests, what it permits and denies, whether the invariants hold.
     Report(report::Arguments),
+    /// Propose policies that permit what was recorded and no more.
+    Suggest(suggest::Arguments),
     /// Run the decision tables of a repository and say which policies none of them needs.
     Test(test::Arguments),
+    /// Find grants that no recorded call used.
+    Unused(unused::Arguments),
     /// Write the Cedar schema that policies are validated against, for editors.
     Schema,
 }
@@ -54,6 +60,8 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<ExitCod
         }
         Command::Replay(replay) => replay::run(global, replay).await,
         Command::Report(report) => report::run(global, report).await,
+        Command::Suggest(suggest) => suggest::run(global, suggest).await,
         Command::Test(test) => test::run(global, test),
+        Command::Unused(unused) => unused::run(global, unused).await,
     }
 }

@@ -17,9 +17,17 @@ impl Place {
 
     /// The same in a folder of a larger repository.
     pub(crate) fn within(folder: &str) -> Self {
+        Self::copied(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/demo/policies"), folder)
+    }
+
+    /// Another repository's policies, committed.
+    pub(crate) fn of(model: &Path) -> Self {
+        Self::copied(model, "")
+    }
+
+    fn copied(model: &Path, folder: &str) -> Self {
         let place = Self { dir: tempfile::tempdir().unwrap() };
-        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/demo/policies");
-        copy(&model, &place.path(folder));
+        copy(model, &place.path(folder));
         place.git(&["init", "-q", "-b", "main"]);
         place.commit("Begin");
         place
@@ -51,6 +59,9 @@ impl Place {
             .current_dir(self.dir.path())
             .env("GIT_CONFIG_GLOBAL", "/dev/null")
             .env("GIT_CONFIG_SYSTEM", "/dev/null")
+            // The same commits have the same ids at any time.
+            .env("GIT_AUTHOR_DATE", "2026-01-07T12:00:00Z")
+            .env("GIT_COMMITTER_DATE", "2026-01-07T12:00:00Z")
             .args(["-c", "user.name=Ada", "-c", "user.email=ada@bank.example", "-c", "commit.gpgSign=false"])
             .args(arguments)
             .output()

@@ -1,11 +1,11 @@
 //! A concrete request: from the solver's model to something that a person can read and the engine can decide.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use cedar_policy::{EvalResult, Request as Model};
-use serde::Serialize;
-use signet_policy::{Action, Net, Principal, Request, normalise_path, split_id, split_spiffe_id};
+use serde::{Serialize, Serializer};
+use signet_policy::{Action, Claims, Issuer, Net, Principal, Request, normalise_path, split_id, split_spiffe_id};
 
 use crate::symbolic::{Caller, Target};
 use crate::template::Call;
@@ -38,6 +38,9 @@ pub struct Example {
     pub grpc_service: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sni: Option<String>,
+    /// The end user on whose behalf the call is made, where a policy asks for one.
+    #[serde(rename = "jwt", serialize_with = "claims", skip_serializing_if = "Option::is_none")]
+    pub end_user: Option<Claims>,
     pub src_ip: IpAddr,
     pub dst_port: u16,
     /// RFC 3339, UTC.
@@ -68,7 +71,14 @@ impl Example {
             },
         };
         let net = Net { src_ip: self.src_ip, src_cluster, dst_cluster, dst_port: self.dst_port };
-        Request { principal, service: &self.service, action, net, end_user: None, time_us: self.time_us }
+        Request {
+            principal,
+            service: &self.service,
+            action,
+            net,
+            end_user: self.end_user.as_ref(),
+            time_us: self.time_us,
+        }
     }
 
     /// `spiffe://.. http:GET <service> /path`, on one line.
@@ -78,7 +88,8 @@ impl Example {
             (None, _, Some(path)) => format!(" {path}"),
             _ => String::new(),
         };
-        format!("{} {} {}{what}", self.principal, self.action, self.service)
+        let user = self.end_user.as_ref().map(user).unwrap_or_default();
+        format!("{} {} {}{what}{user}", self.principal, self.action, self.service)
     }
 
     fn set_time(&mut self, time_us: i64) {
@@ -86,6 +97,42 @@ impl Example {
         let time = jiff::Timestamp::from_microsecond(time_us).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
         self.time = time.to_string();
     }
+}
+
+/// ` for ada of https://login.example (groups tellers; acr mfa)`.
+fn user(claims: &Claims) -> String {
+    let list = |name: &str, set: &BTreeSet<String>| {
+        let words: Vec<&str> = set.iter().map(String::as_str).collect();
+        if words.is_empty() { None } else { Some(format!("{name} {}", words.join(" "))) }
+    };
+    let acr = claims.acr.as_ref().map(|acr| format!("acr {acr}"));
+    let more: Vec<String> =
+        [list("groups", &claims.groups), list("scopes", &claims.scopes), acr].into_iter().flatten().collect();
+    let more = if more.is_empty() { String::new() } else { format!(" ({})", more.join("; ")) };
+    format!(" for {} of {}{more}", claims.subject, claims.issuer)
+}
+
+/// As `context.jwt` of the schema and of test cases.
+fn claims<S: Serializer>(user: &Option<Claims>, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Jwt<'a> {
+        iss: &'a str,
+        sub: &'a str,
+        aud: &'a BTreeSet<String>,
+        scopes: &'a BTreeSet<String>,
+        groups: &'a BTreeSet<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        acr: Option<&'a str>,
+    }
+    let jwt = user.as_ref().map(|Claims { issuer, subject, audiences, scopes, groups, acr }| Jwt {
+        iss: issuer,
+        sub: subject,
+        aud: audiences,
+        scopes,
+        groups,
+        acr: acr.as_deref(),
+    });
+    jwt.serialize(serializer)
 }
 
 /// What an example is made for.
@@ -100,17 +147,28 @@ pub(crate) struct Wanted<'w> {
     /// Names that people know: SPIFFE IDs and services.
     pub(crate) workloads: &'w [String],
     pub(crate) services: &'w [String],
+    /// Who vouches for end users.
+    pub(crate) issuers: &'w [Issuer],
 }
+
+/// What makes an end user readable.
+const PLAIN_USER: [fn(&mut Claims); 4] = [
+    |user| user.subject = "ada".to_owned(),
+    |user| user.scopes.clear(),
+    |user| user.groups.clear(),
+    |user| user.acr = None,
+];
 
 /// The request that the model describes, made readable as far as `holds` stays true of it. Nothing when `holds` is true of
 /// no request that the mesh can have.
 pub(crate) fn example(model: &Model, wanted: &Wanted<'_>, holds: &dyn Fn(&Example) -> bool) -> Option<Example> {
     let mut found =
-        candidates(model, wanted).into_iter().find(|candidate| is_possible(candidate) && holds(candidate))?;
+        candidates(model, wanted).into_iter().find(|candidate| is_possible(candidate, wanted) && holds(candidate))?;
+    let segments = found.path.as_deref().map_or(0, |path| path.split('/').count());
     let mut attempt = |change: &dyn Fn(&mut Example)| {
         let mut other = found.clone();
         change(&mut other);
-        if other != found && is_possible(&other) && holds(&other) {
+        if other != found && is_possible(&other, wanted) && holds(&other) {
             found = other;
             return true;
         }
@@ -120,6 +178,10 @@ pub(crate) fn example(model: &Model, wanted: &Wanted<'_>, holds: &dyn Fn(&Exampl
     attempt(&|e| e.src_ip = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 7)));
     attempt(&|e| e.dst_port = port(&e.action));
     attempt(&|e| e.sni = None);
+    attempt(&|e| e.end_user = None);
+    for change in PLAIN_USER {
+        attempt(&|e| e.end_user.iter_mut().for_each(change));
+    }
     // Unknown names last, because the others narrow what is left.
     if wanted.caller == Caller::Workload {
         wanted.workloads.iter().any(|id| attempt(&|e| e.principal.clone_from(id)));
@@ -133,18 +195,34 @@ pub(crate) fn example(model: &Model, wanted: &Wanted<'_>, holds: &dyn Fn(&Exampl
             break;
         }
     }
+    // On a route only its parameters can be something else.
+    if matches!(wanted.target, Target::Route | Target::Fixed { .. }) {
+        for position in 1..segments {
+            attempt(&|e| e.path = e.path.as_deref().map(|path| with_segment(path, position, "1")));
+        }
+    }
     Some(found)
 }
 
-/// Whether a sidecar could ask this: paths are in normal form, identifiers well-formed.
-fn is_possible(example: &Example) -> bool {
+/// The path with another segment; before the first slash is segment 0.
+fn with_segment(path: &str, position: usize, text: &str) -> String {
+    let segments = path.split('/').enumerate();
+    segments.map(|(at, old)| if at == position { text } else { old }).collect::<Vec<_>>().join("/")
+}
+
+/// Whether a sidecar could ask this: paths are in normal form, identifiers well-formed, end users vouched for.
+fn is_possible(example: &Example, wanted: &Wanted<'_>) -> bool {
+    let vouched = example.end_user.as_ref().is_none_or(|user| {
+        let mut issuers = wanted.issuers.iter().filter(|i| i.issuer == user.issuer && i.serves(&example.service));
+        issuers.any(|i| !i.audiences.is_disjoint(&user.audiences)) && !user.subject.is_empty()
+    });
     let path = example.path.as_deref().is_none_or(|p| normalise_path(p).is_ok_and(|normal| normal == p));
     let token = |t: &str| !t.is_empty() && t.bytes().all(|b| b.is_ascii_graphic());
     let method = example.method.as_deref().is_none_or(token);
     let name = |t: &str| !t.is_empty() && t.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_'));
     let grpc = example.grpc_service.as_deref().is_none_or(name);
     let word = |t: &Option<String>| t.as_deref().is_none_or(|t| t.bytes().all(|b| b.is_ascii_graphic()));
-    path && method && grpc && word(&example.host) && word(&example.sni)
+    vouched && path && method && grpc && word(&example.host) && word(&example.sni)
 }
 
 /// What the model says, with names that the mesh could have in place of the solver's inventions: equal ones stay equal.
@@ -195,6 +273,7 @@ fn candidates(model: &Model, wanted: &Wanted<'_>) -> Vec<Example> {
         host: None,
         grpc_service: None,
         sni: None,
+        end_user: values.end_user(),
         src_ip: values.address(),
         dst_port: u16::try_from(values.long("dst_port")).ok().filter(|p| *p > 0).unwrap_or_else(|| port(wanted.action)),
         time: String::new(),
@@ -316,6 +395,31 @@ impl Values<'_> {
             Some(EvalResult::Long(value)) => value,
             _ => 0,
         }
+    }
+
+    /// `context.jwt`.
+    fn end_user(&self) -> Option<Claims> {
+        let Some(EvalResult::Record(jwt)) = self.value("jwt") else { return None };
+        let text = |name: &str| match jwt.get(name) {
+            Some(EvalResult::String(text)) => Some(text.clone()),
+            _ => None,
+        };
+        let set = |name: &str| -> BTreeSet<String> {
+            let Some(EvalResult::Set(set)) = jwt.get(name) else { return BTreeSet::new() };
+            let items = set.iter().filter_map(|item| match item {
+                EvalResult::String(text) => Some(text.clone()),
+                _ => None,
+            });
+            items.collect()
+        };
+        Some(Claims {
+            issuer: text("iss")?,
+            subject: text("sub")?,
+            audiences: set("aud"),
+            scopes: set("scopes"),
+            groups: set("groups"),
+            acr: text("acr"),
+        })
     }
 
     /// `ip("10.0.0.0/8")`: the first address of the range.

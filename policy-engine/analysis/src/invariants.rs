@@ -137,7 +137,9 @@ fn judge(source: &BundleSource) -> Option<Result<Bundle, String>> {
         return None;
     }
     judge.files.insert("policies/signet-any.cedar".to_owned(), OPEN.to_owned());
-    judge.files.extend(source.files.get_key_value("signet.yaml").map(|(path, text)| (path.clone(), text.clone())));
+    // With the facts and the issuers of the policies.
+    let facts = source.files.iter().filter(|(path, _)| *path == "signet.yaml" || path.starts_with("keys/"));
+    judge.files.extend(facts.map(|(path, text)| (path.clone(), text.clone())));
     let first = |problems: Vec<signet_policy::Problem>| problems.first().map(ToString::to_string).unwrap_or_default();
     Some(Bundle::compile(&judge).map_err(first))
 }

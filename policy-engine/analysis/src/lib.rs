@@ -15,8 +15,10 @@ mod invariants;
 mod replay;
 mod report;
 mod solver;
+mod suggest;
 mod symbolic;
 mod template;
+mod unused;
 
 pub use diff::{Answer, Change, Diff, Finding, TypeDiff, diff};
 pub use example::Example;
@@ -25,3 +27,5 @@ pub use invariants::{Breach, Held, Invariant, invariants};
 pub use replay::{Flip, Replay, ReplayError, replay};
 pub use report::{Report, junit};
 pub use solver::{SolverSettings, Undecided};
+pub use suggest::{Suggestion, suggest};
+pub use unused::{Use, Uses, uses};

@@ -11,7 +11,9 @@ use std::io::{self, BufRead, Read};
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
-use signet_policy::{Action, Bundle, Claims, Effect, Net, Principal, Reason, Request, split_id, split_spiffe_id};
+use signet_policy::{
+    Action, Bundle, Claims, Decision, Effect, Net, Principal, Reason, Request, split_id, split_spiffe_id,
+};
 
 use crate::diff::Answer;
 
@@ -22,30 +24,58 @@ const MOST_FLIPS: usize = 10_000;
 
 /// A line of an export, as far as a decision is concerned. Unknown columns are later versions' and are skipped.
 #[derive(Deserialize)]
-struct Line<'a> {
+pub(crate) struct Line<'a> {
     #[serde(borrow)]
     kind: Cow<'a, str>,
     #[serde(borrow)]
-    time: Cow<'a, str>,
+    pub(crate) time: Cow<'a, str>,
     #[serde(borrow)]
-    source_spiffe_id: Option<Cow<'a, str>>,
+    pub(crate) source_spiffe_id: Option<Cow<'a, str>>,
     #[serde(borrow)]
-    destination_service: Cow<'a, str>,
+    pub(crate) destination_service: Cow<'a, str>,
     #[serde(borrow)]
-    action: Cow<'a, str>,
+    pub(crate) action: Cow<'a, str>,
     #[serde(borrow)]
-    path: Option<Cow<'a, str>>,
-    decision: Effect,
+    pub(crate) path: Option<Cow<'a, str>>,
+    pub(crate) decision: Effect,
     #[serde(borrow)]
     reason: Cow<'a, str>,
     #[serde(borrow)]
     source_address: Option<Cow<'a, str>>,
     #[serde(default = "one")]
-    count: u64,
+    pub(crate) count: u64,
     #[serde(borrow, default)]
     context: BTreeMap<Cow<'a, str>, Cow<'a, str>>,
     #[serde(borrow, default)]
     erased: Vec<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    pub(crate) policy_ids: Vec<Cow<'a, str>>,
+    /// What policies that are tried out would have answered.
+    #[serde(default)]
+    pub(crate) shadow_decision: Option<Effect>,
+}
+
+impl Line<'_> {
+    /// Whether a policy decided: neither an event nor a denial for another cause.
+    pub(crate) fn is_by_policy(&self) -> bool {
+        self.kind == "decision" && by_policy(&self.reason)
+    }
+
+    /// HTTP: the method as it was sent.
+    pub(crate) fn method(&self) -> Option<&str> {
+        let sent = self.context.get("method").map(|method| &**method).filter(|method| !method.is_empty());
+        sent.or_else(|| self.action.strip_prefix("http:"))
+    }
+
+    pub(crate) fn port(&self) -> Option<u16> {
+        self.context.get("dst_port")?.parse().ok()
+    }
+
+    /// The answer of `bundle` to what was asked then, or the name of what the record lacks.
+    pub(crate) fn decide(&self, bundle: &Bundle) -> Result<Decision, &'static str> {
+        let claims = Claims::from_pairs(self.context.iter().map(|(name, value)| (&**name, &**value)))?;
+        Ok(bundle.decide(&request(self, claims.as_ref())?))
+    }
 }
 
 fn one() -> u64 {
@@ -112,42 +142,43 @@ impl Replay {
 ///
 /// # Errors
 /// When the records cannot be read, or a line is no record.
-pub fn replay(mut records: impl BufRead, bundle: &Bundle) -> Result<Replay, ReplayError> {
+pub fn replay(records: impl BufRead, bundle: &Bundle) -> Result<Replay, ReplayError> {
     let (mut found, mut flips) = (Replay::default(), BTreeMap::new());
+    each(records, &mut |line| again(line, bundle, &mut found, &mut flips))?;
+    found.flips = flips.into_values().collect();
+    found.flips.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.source.cmp(&b.source)));
+    Ok(found)
+}
+
+/// Does `what` with every line of an export.
+pub(crate) fn each(mut records: impl BufRead, what: &mut dyn FnMut(&Line<'_>)) -> Result<(), ReplayError> {
     let (mut buffer, mut number) = (Vec::new(), 0_u64);
     loop {
         buffer.clear();
         number += 1;
         let read = records.by_ref().take(LINE_BYTES + 1).read_until(b'\n', &mut buffer)?;
         if read == 0 {
-            break;
+            return Ok(());
         }
         if read as u64 > LINE_BYTES {
             return Err(ReplayError::TooLong { line: number });
         }
         let text = buffer.trim_ascii();
-        if text.is_empty() {
-            continue;
+        if !text.is_empty() {
+            what(&serde_json::from_slice(text).map_err(|source| ReplayError::Line { line: number, source })?);
         }
-        let line: Line<'_> =
-            serde_json::from_slice(text).map_err(|source| ReplayError::Line { line: number, source })?;
-        again(&line, bundle, &mut found, &mut flips);
     }
-    found.flips = flips.into_values().collect();
-    found.flips.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.source.cmp(&b.source)));
-    Ok(found)
 }
 
 type Flips = BTreeMap<(String, String, String, &'static str), Flip>;
 
 fn again(line: &Line<'_>, bundle: &Bundle, found: &mut Replay, flips: &mut Flips) {
-    if line.kind != "decision" || !by_policy(&line.reason) {
+    if !line.is_by_policy() {
         found.not_by_policy += 1;
         return;
     }
-    let end_user = Claims::from_pairs(line.context.iter().map(|(name, value)| (&**name, &**value)));
-    let request = match end_user.as_ref().map_err(|missing| *missing).and_then(|user| request(line, user.as_ref())) {
-        Ok(request) => request,
+    let decision = match line.decide(bundle) {
+        Ok(decision) => decision,
         Err(missing) => {
             let erased = line.erased.iter().any(|name| name == missing);
             let why = if erased { format!("{missing} was erased") } else { format!("{missing} is not recorded") };
@@ -157,7 +188,6 @@ fn again(line: &Line<'_>, bundle: &Bundle, found: &mut Replay, flips: &mut Flips
     };
     found.decided += 1;
     found.calls += line.count;
-    let decision = bundle.decide(&request);
     if decision.effect == line.decision {
         return;
     }
@@ -169,11 +199,8 @@ fn again(line: &Line<'_>, bundle: &Bundle, found: &mut Replay, flips: &mut Flips
         return;
     }
     let (source, destination, action, _) = key.clone();
-    let path = match request.action {
-        Action::Grpc { service, method } => Some(format!("{service}/{method}")),
-        Action::Http { path, .. } => Some(path.to_owned()),
-        _ => None,
-    };
+    let plain = |path: &Cow<'_, str>| path.trim_start_matches('/').to_owned();
+    let path = line.path.as_ref().map(|path| if action == "grpc:call" { plain(path) } else { path.to_string() });
     let last_seen = line.time.to_string();
     let flip = flips.entry(key).or_insert_with(|| Flip {
         source,

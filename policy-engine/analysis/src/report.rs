@@ -5,12 +5,13 @@ mod junit;
 mod markdown;
 mod sarif;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use signet_policy::{Bundle, BundleSource, Problem};
 use signet_policy_repository::{self as repository, TestResult};
 
 use crate::diff::{Change, Diff, diff};
 use crate::invariants::{Held, Invariant, invariants};
+use crate::replay::Replay;
 use crate::solver::SolverSettings;
 
 pub use junit::junit;
@@ -35,9 +36,19 @@ pub struct Report {
     pub invariants: Vec<Invariant>,
     /// Ids of invariants that base states and head does not, or states otherwise.
     pub weakened_invariants: Vec<String>,
-    /// `not run`: no records were given.
-    pub replay: &'static str,
+    /// What head does to recorded traffic; `"not run"` in JSON when no records were given.
+    #[serde(serialize_with = "or_not_run")]
+    pub replay: Option<Replay>,
 }
+
+fn or_not_run<S: Serializer>(replay: &Option<Replay>, serializer: S) -> Result<S::Ok, S::Error> {
+    match replay {
+        Some(replay) => replay.serialize(serializer),
+        None => serializer.serialize_str(NOT_RUN),
+    }
+}
+
+const NOT_RUN: &str = "not run";
 
 impl Report {
     /// Judges the change from `base` to `head`. Starts solver processes; blocks.
@@ -54,7 +65,7 @@ impl Report {
             diff: None,
             invariants: Vec::new(),
             weakened_invariants: weakened(base, head),
-            replay: "not run",
+            replay: None,
         };
         if let Ok(after) = Bundle::compile(head) {
             report.invariants = invariants(head, &after, settings);

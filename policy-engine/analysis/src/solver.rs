@@ -46,6 +46,8 @@ pub enum Undecided {
     Time(u64),
     #[error("{policy} {why}")]
     Untranslatable { policy: String, why: String },
+    #[error("policies read `context.jwt`, and `end_users` of signet.yaml differs: compare the two in two steps")]
+    EndUsers,
     #[error("the solver failed: {0}")]
     Failed(String),
     #[error("the solver's example is no request that the mesh can have")]

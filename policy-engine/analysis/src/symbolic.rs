@@ -18,6 +18,7 @@ use std::sync::LazyLock;
 use cedar_policy::{EntityUid, RequestEnv, Schema};
 use thiserror::Error;
 
+pub(crate) use fold::reads;
 pub(crate) use subject::{Caller, Facts, Target};
 pub(crate) use translate::{Compiled, Translator};
 pub(crate) use world::{Paths, Question, RouteRule, world};
@@ -39,6 +40,7 @@ const SCHEMA: &str = "
             src_ip: ipaddr, dst_port: Long,
             now: datetime, minute_of_day: Long, weekday: Long,
             method: String, path: String, host: String, service: String, sni?: String,
+            jwt?: { iss: String, sub: String, aud: Set<String>, scopes: Set<String>, groups: Set<String>, acr?: String },
         },
     };
 ";

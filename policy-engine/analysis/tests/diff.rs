@@ -267,21 +267,83 @@ fn context_conditions_are_bounded_by_what_there_is() {
     check(("", &when("context has jwt")), ("", &when("false")), &[]);
 }
 
+const LOGIN: &str = "https://login.example";
+const KEYS: &str =
+    r#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "1", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+
+/// With an issuer of end users' tokens, for the audience `ledger` and for `services`.
+fn users(services: &str, policies: &str) -> Bundle {
+    let mut source = BundleSource { commit: "test".to_owned(), ..BundleSource::default() };
+    let issuer = format!("{{issuer: '{LOGIN}', audiences: [ledger], keys_file: keys/k.json, services: [{services}]}}");
+    source.files.insert("signet.yaml".to_owned(), format!("version: 1\nend_users: {{issuers: [{issuer}]}}\n"));
+    source.files.insert("policies/p.cedar".to_owned(), policies.to_owned());
+    source.files.insert("keys/k.json".to_owned(), KEYS.to_owned());
+    Bundle::compile(&source).unwrap_or_else(|problems| panic!("{problems:#?}"))
+}
+
+fn for_user(when: &str) -> String {
+    permit("u", WEB, "action == Mesh::Action::\"http:GET\"", LEDGER, &format!("when {{ {when} }}"))
+}
+
 #[test]
-fn what_depends_on_an_end_user_is_not_decided_rather_than_called_unchanged() {
-    let user = permit(
-        "u",
-        WEB,
-        "action == Mesh::Action::\"http:GET\"",
-        LEDGER,
-        "when { context has jwt && context.jwt.sub == \"ada\" }",
+fn claims_of_end_users_are_compared_and_shown() {
+    let tellers = for_user("context has jwt && context.jwt.groups.contains(\"tellers\")");
+    let strong = for_user(
+        "context has jwt && context.jwt.groups.contains(\"tellers\") && context.jwt has acr && context.jwt.acr == \"mfa\"",
     );
-    let found = diff(&bundle("", ""), &bundle("", &user), &settings());
+    let compare = |base: &str, head: &str| diff(&users("", base), &users("", head), &settings());
+    assert_eq!(changes(&compare(&tellers, &tellers)), Vec::<String>::new());
+    let found = compare(&strong, &tellers);
+    assert_eq!(changes(&found), ["Workload http:GET Service newly_permitted"]);
+    let row = found.request_types.iter().find(|t| t.result == Change::NewlyPermitted).unwrap();
+    let request = &row.newly_permitted.as_ref().unwrap().request;
+    assert!(request.line().ends_with("for ada of https://login.example (groups tellers)"), "{}", request.line());
+    let json = serde_json::to_value(request).unwrap();
+    assert_eq!((&json["jwt"]["sub"], &json["jwt"]["groups"][0]), (&"ada".into(), &"tellers".into()));
+    assert_eq!(changes(&compare(&tellers, &strong)), ["Workload http:GET Service newly_denied"]);
+    // Another way to say the same: nested guard, order, and who vouches, which is known.
+    let same = for_user("context has jwt.acr && \"mfa\" == context.jwt.acr && context.jwt.groups.containsAll([\"tellers\"])
+        && context.jwt.iss == \"https://login.example\" && context.jwt.aud.contains(\"ledger\") && context.jwt.sub != \"\"");
+    assert_eq!(changes(&compare(&strong, &same)), Vec::<String>::new());
+    // A forbid about one user is seen through a permit that asks for none.
+    let forbid = get("g")
+        + "@id(\"f\") forbid(principal, action, resource) when { context has jwt && context.jwt.sub == \"eve\" };";
+    let found = compare(&get("g"), &forbid);
+    assert_eq!(changes(&found), ["Workload http:GET Service newly_denied"]);
+    let row = found.request_types.iter().find(|t| t.result == Change::NewlyDenied).unwrap();
+    assert!(row.newly_denied.as_ref().unwrap().request.line().contains("for eve of"), "{row:?}");
+}
+
+#[test]
+fn an_end_user_is_there_only_where_an_issuer_vouches_for_one() {
+    let any = for_user("context has jwt");
+    // No issuer is declared, or none for this service: no call has an end user.
+    check(("", &any), ("", ""), &[]);
+    let other = "a.b/bank/payments";
+    assert_eq!(changes(&diff(&users(other, &any), &users(other, ""), &settings())), Vec::<String>::new());
+    let ours = "a.b/bank/ledger";
+    assert_eq!(
+        changes(&diff(&users(ours, ""), &users(ours, &any), &settings())),
+        ["Workload http:GET Service newly_permitted"]
+    );
+    // Nobody else vouches for anyone.
+    let stranger = for_user("context has jwt && context.jwt.iss == \"https://evil.example\"");
+    assert_eq!(changes(&diff(&users("", ""), &users("", &stranger), &settings())), Vec::<String>::new());
+    let elsewhere = for_user("context has jwt && !context.jwt.aud.contains(\"ledger\")");
+    assert_eq!(changes(&diff(&users("", ""), &users("", &elsewhere), &settings())), Vec::<String>::new());
+}
+
+#[test]
+fn where_the_issuers_change_too_what_reads_a_token_is_not_decided() {
+    let any = for_user("context has jwt");
+    let found = diff(&users("", &any), &users("a.b/bank/ledger", &any), &settings());
     let undecided: Vec<_> = found.request_types.iter().filter(|t| t.result == Change::NotDecided).collect();
     assert!(!undecided.is_empty() && undecided.iter().all(|t| t.action == "http:GET"), "{undecided:?}");
-    assert!(
-        undecided.iter().any(|t| t.principal == "Mesh::Workload" && t.resource == "Mesh::Service"),
-        "{undecided:?}"
+    assert!(undecided[0].undecided.as_ref().unwrap().to_string().contains("`end_users` of signet.yaml differs"));
+    // Whoever reads none is decided all the same.
+    assert_eq!(
+        changes(&diff(&users("", &get("a")), &users("a.b/bank/ledger", &get("a")), &settings())),
+        Vec::<String>::new()
     );
 }
 

@@ -6,9 +6,7 @@ use serde::Serialize;
 use signet_policy::{Bundle, BundleSource, Place, PolicyInfo, Problem, Severity};
 
 use crate::cases::{self, TestResult};
-
-/// Annotations that Signet gives a meaning; another one is likely a typing error.
-const ANNOTATIONS: [&str; 5] = ["id", "owner", "mode", "control", "reason"];
+use crate::lint::lint;
 
 /// What is to be said about a bundle.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -48,7 +46,7 @@ pub fn check(source: &BundleSource) -> Report {
         Ok(bundle) => {
             report.policies = bundle.policies().count();
             problems.extend(bundle.warnings().iter().cloned());
-            problems.extend(bundle.policies().flat_map(|policy| lint(&policy)));
+            problems.extend(lint(source, &bundle));
             report.tests = cases.iter().map(|case| case.run(&bundle)).collect();
             report.enforced = bundle.policies().filter(|policy| !policy.is_shadow()).count();
             report.untested = untested(&bundle, &report.tests);
@@ -71,27 +69,4 @@ fn untested(bundle: &Bundle, tests: &[TestResult]) -> Vec<Untested> {
     let policies = bundle.policies().filter(|policy| !policy.is_shadow() && !needed.contains(policy.id()));
     let untested = |p: PolicyInfo<'_>| Untested { id: p.id().to_owned(), path: p.path().to_owned(), line: p.line() };
     policies.map(untested).collect()
-}
-
-fn lint(policy: &PolicyInfo<'_>) -> Vec<Problem> {
-    let place = Place::at(policy.path(), policy.line(), 1);
-    let id = policy.id();
-    let mut found = Vec::new();
-    if policy.annotation("owner").is_none_or(str::is_empty) {
-        let help = "write `@owner(\"a-team\")`, so that people know whom to ask";
-        found.push(Problem::warning("missing_owner", &place, format!("`{id}` has no `@owner`")).help(help));
-    }
-    if policy.matches_everything() {
-        let (code, verb, help) = match policy.is_forbid() {
-            false => ("allows_everything", "permits", "name a principal, an action or a resource"),
-            true => ("forbids_everything", "forbids", "nothing in the mesh will work while it is enforced"),
-        };
-        found.push(Problem::warning(code, &place, format!("`{id}` {verb} every call in the mesh")).help(help));
-    }
-    for name in policy.annotations().filter(|name| !ANNOTATIONS.contains(name)) {
-        let help = format!("known are {}", ANNOTATIONS.map(|a| format!("`@{a}`")).join(", "));
-        let message = format!("`@{name}` of `{id}` means nothing to Signet");
-        found.push(Problem::warning("unknown_annotation", &place, message).help(help));
-    }
-    found
 }

@@ -16,6 +16,7 @@ mod check;
 mod directory;
 mod history;
 mod layout;
+mod lint;
 mod refusal;
 mod repository;
 mod reviews;

@@ -7,6 +7,7 @@ use signet_policy::Bundle;
 use signet_policy_analysis::Report;
 
 use super::diff::Solver;
+use super::replay;
 use super::sides::{self, Range};
 use crate::arguments::Global;
 use crate::failure::{Failure, ResultExt};
@@ -18,6 +19,9 @@ pub(crate) struct Arguments {
     range: Range,
     #[command(flatten)]
     solver: Solver,
+    /// Recorded traffic to decide again under HEAD: an export of the audit log as JSON Lines; `-` is standard input.
+    #[arg(long, value_name = "FILE")]
+    records: Option<PathBuf>,
     /// Also write the report as Markdown, for a comment; it is what `-o table` prints.
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
@@ -33,14 +37,23 @@ pub(crate) struct Arguments {
 pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<ExitCode, Failure> {
     let (base, head) = sides::sources(&arguments.range)?;
     let settings = arguments.solver.settings();
-    let judged = tokio::task::spawn_blocking(move || (Report::new(&base, &head, &settings), head));
-    let (report, head) = judged.await.failed("the report ended early", "report this as a bug")?;
+    let open = |path: &PathBuf| -> Result<_, Failure> { Ok((path.clone(), replay::open(path)?)) };
+    let records = arguments.records.as_ref().map(open).transpose()?;
+    let judged = tokio::task::spawn_blocking(move || {
+        let mut report = Report::new(&base, &head, &settings);
+        let compiled = Bundle::compile(&head).ok();
+        if let Some(((path, records), head)) = records.zip(compiled.as_ref()) {
+            report.replay = Some(replay::again(&path, records, head)?);
+        }
+        Ok::<_, Failure>((report, compiled))
+    });
+    let (report, head) = judged.await.failed("the report ended early", "report this as a bug")??;
     let markdown = report.markdown();
     if let Some(file) = &arguments.markdown {
         write(file, &markdown)?;
     }
     if let Some(file) = &arguments.sarif {
-        let sarif = report.sarif(Bundle::compile(&head).ok().as_ref());
+        let sarif = report.sarif(head.as_ref());
         let text = serde_json::to_string_pretty(&sarif).failed("cannot write JSON", "report this as a bug")?;
         write(file, &(text + "\n"))?;
     }

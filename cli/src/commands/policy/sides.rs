@@ -70,7 +70,8 @@ pub(crate) fn working_tree(path: &Path) -> Result<BundleSource, Failure> {
     })
 }
 
-fn compile(source: &BundleSource) -> Result<Bundle, Failure> {
+/// Compiles it, or says all that is wrong with it.
+pub(super) fn compile(source: &BundleSource) -> Result<Bundle, Failure> {
     let name = &source.commit;
     match Bundle::compile(source) {
         Ok(bundle) => Ok(bundle),

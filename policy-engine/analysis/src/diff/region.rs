@@ -10,7 +10,7 @@ use super::Finding;
 use super::regions::{Declared, Region, RequestType};
 use crate::example::{Example, Wanted, example};
 use crate::solver::{Prover, Undecided};
-use crate::symbolic::{Compiled, Facts, Paths, Question, RouteRule, Target, Translator, world};
+use crate::symbolic::{Compiled, Facts, Paths, Question, RouteRule, Target, Translator, reads, world};
 use crate::template::{Template, for_action};
 
 /// One side of a comparison.
@@ -105,6 +105,11 @@ impl Asking<'_> {
             Ok(sides) => sides,
             Err(why) => return [Err(why.clone()), Err(why)],
         };
+        // A token that one side verifies and the other does not is another request on each.
+        let settings = [self.base, self.head].map(|side| &side.bundle.settings().end_users);
+        if settings[0] != settings[1] && base.iter().chain(&head).any(|policy| reads(&policy.condition, "jwt")) {
+            return [Err(Undecided::EndUsers), Err(Undecided::EndUsers)];
+        }
         [self.direction(prover, region, &head, &base, true), self.direction(prover, region, &base, &head, false)]
     }
 
@@ -163,6 +168,7 @@ impl Asking<'_> {
             call_for: &|service, template| self.declared.calls.get(&(service.to_owned(), template.to_owned())).cloned(),
             workloads: self.workloads,
             services: self.services,
+            issuers: &self.head.bundle.settings().end_users.issuers,
         };
         example(&model, &wanted, holds).map(Some).ok_or(Undecided::Spurious)
     }
@@ -209,6 +215,7 @@ impl Asking<'_> {
             routes: &rules,
             external: &external,
             paths: &paths,
+            issuers: &self.head.bundle.settings().end_users.issuers,
         };
         world(&question, policies)
     }

@@ -7,8 +7,8 @@ use std::fmt::Write as _;
 
 use signet_policy::Problem;
 
-use super::Report;
-use crate::diff::{Change, Finding, TypeDiff};
+use super::{NOT_RUN, Report};
+use crate::diff::{Answer, Change, Finding, TypeDiff};
 use crate::invariants::Held;
 
 /// A comment has an end on every forge.
@@ -34,7 +34,7 @@ impl Report {
         self.changes(&mut out);
         self.stated(&mut out);
         self.checks(&mut out);
-        let _ = writeln!(out, "### Recorded traffic\n\nreplay: {}", self.replay);
+        self.traffic(&mut out);
         out
     }
 
@@ -88,6 +88,56 @@ impl Report {
         out.push('\n');
     }
 
+    fn traffic(&self, out: &mut String) {
+        out.push_str("### Recorded traffic\n\n");
+        let Some(replay) = &self.replay else {
+            let _ = writeln!(out, "replay: {NOT_RUN}");
+            return;
+        };
+        if !replay.flips.is_empty() {
+            out.push_str(
+                "| recorded | now | caller | action | target | calls | last seen |\n|---|---|---|---|---|---|---|\n",
+            );
+        }
+        for flip in replay.flips.iter().take(MOST_ROWS) {
+            let by =
+                if flip.now.policies.is_empty() { flip.now.reason.to_owned() } else { flip.now.policies.join(", ") };
+            let target =
+                flip.path.as_ref().map_or_else(|| flip.destination.clone(), |p| format!("{} {p}", flip.destination));
+            let _ = writeln!(
+                out,
+                "| {} | **{}** by {} | {} | {} | {} | {} | {} |",
+                flip.was,
+                flip.now.effect,
+                cell(&by),
+                cell(&flip.source),
+                cell(&flip.action),
+                cell(&target),
+                flip.count,
+                cell(&flip.last_seen)
+            );
+        }
+        let more = replay.flips.len().saturating_sub(MOST_ROWS);
+        if more > 0 {
+            let _ = writeln!(out, "\nand {more} more flows.");
+        }
+        let (lost, won) = replay.flipped();
+        let _ = writeln!(
+            out,
+            "{}{} calls decided again: {lost} would be denied that were allowed, {won} allowed that were denied.",
+            if replay.flips.is_empty() { "" } else { "\n" },
+            replay.calls
+        );
+        let skipped: u64 = replay.not_replayed.values().sum();
+        if skipped > 0 || replay.further_flips > 0 {
+            let _ = writeln!(
+                out,
+                "{skipped} records could not be decided again; {} calls flip unlisted.",
+                replay.further_flips
+            );
+        }
+    }
+
     fn checks(&self, out: &mut String) {
         let failed: Vec<_> = self.tests.iter().filter(|test| !test.passed).collect();
         let _ =
@@ -108,10 +158,13 @@ impl Report {
 }
 
 fn row(out: &mut String, row: &TypeDiff) {
-    let example = |finding: &Finding| {
-        let by = if finding.head.policies.is_empty() { &finding.base.policies } else { &finding.head.policies };
-        let by = if by.is_empty() { String::new() } else { format!(" by {}", cell(&by.join(", "))) };
-        format!("{}: {} before, {} after{by}", cell(&finding.request.line()), finding.base.effect, finding.head.effect)
+    let by = |answer: &Answer| match answer.policies.as_slice() {
+        [] => cell(answer.reason),
+        policies => cell(&policies.join(", ")),
+    };
+    let example = |Finding { request, base, head }: &Finding| {
+        let (before, after) = (by(base), by(head));
+        format!("{}: {} before by {before}, {} after by {after}", cell(&request.line()), base.effect, head.effect)
     };
     let examples: Vec<String> = [&row.newly_permitted, &row.newly_denied].into_iter().flatten().map(example).collect();
     let why = row.undecided.as_ref().map(|why| cell(&why.to_string()));

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use signet_policy::Bundle;
 
 use super::Report;
-use crate::diff::{Change, Finding};
+use crate::diff::{Answer, Change};
 use crate::invariants::Held;
 
 struct Found<'a> {
@@ -71,10 +71,19 @@ impl Report {
             }
             let both = [("newly_permitted", &row.newly_permitted), ("newly_denied", &row.newly_denied)];
             for (rule, finding) in both.iter().filter_map(|(rule, finding)| Some((*rule, finding.as_ref()?))) {
-                let (path, line) = place(head, finding);
+                let (path, line) = place(head, &finding.head);
                 let message = format!("{rule}: {}", finding.request.line());
                 found.push(Found { rule, level: "note", message, path, line, column: 1 });
             }
+        }
+        for flip in self.replay.iter().flat_map(|replay| &replay.flips) {
+            let (path, line) = place(head, &flip.now);
+            let rule = if flip.was == "allow" { "recorded_traffic_denied" } else { "recorded_traffic_permitted" };
+            let message = format!(
+                "{}: {} {} {}, {} calls, last {}",
+                rule, flip.source, flip.action, flip.destination, flip.count, flip.last_seen
+            );
+            found.push(Found { rule, level: "warning", message, path, line, column: 1 });
         }
         let rules: BTreeSet<&str> = found.iter().map(|f| f.rule).collect();
         json!({
@@ -94,9 +103,8 @@ impl Report {
 }
 
 /// The policy of head that answers; without one, the settings.
-fn place<'a>(head: Option<&'a Bundle>, finding: &Finding) -> (&'a str, u32) {
-    let policy =
-        head.into_iter().flat_map(Bundle::policies).find(|p| finding.head.policies.iter().any(|id| id == p.id()));
+fn place<'a>(head: Option<&'a Bundle>, answer: &Answer) -> (&'a str, u32) {
+    let policy = head.into_iter().flat_map(Bundle::policies).find(|p| answer.policies.iter().any(|id| id == p.id()));
     policy.map_or(("signet.yaml", 1), |policy| (policy.path(), policy.line()))
 }
 

@@ -113,7 +113,7 @@ pub(super) fn pattern<'a>(parts: impl IntoIterator<Item = Option<&'a str>>) -> P
 }
 
 /// Whether `expr` reads the variable `name` of the model.
-pub(super) fn reads(expr: &Expr, name: &str) -> bool {
+pub(crate) fn reads(expr: &Expr, name: &str) -> bool {
     expr.subexpressions().any(|part| match part.expr_kind() {
         ExprKind::GetAttr { expr, attr } | ExprKind::HasAttr { expr, attr } => {
             attr == name && matches!(expr.expr_kind(), ExprKind::Var(Var::Context))

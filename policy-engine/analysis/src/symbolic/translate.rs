@@ -296,8 +296,17 @@ impl Translator<'_> {
                 Some(method) => text(method),
             },
             ([], "path" | "host" | "service" | "sni") => variable(name),
+            ([], "jwt") if self.knows_end_users() => variable("jwt"),
+            (["jwt"], "iss" | "sub" | "aud" | "scopes" | "groups" | "acr") if self.knows_end_users() => {
+                Expr::get_attr(variable("jwt"), name.into())
+            }
             _ => return None,
         })
+    }
+
+    /// Whether requests of this type may carry an end user's token.
+    fn knows_end_users(&self) -> bool {
+        self.action.starts_with("http:") || self.action == "grpc:call"
     }
 
     fn has(&self, of: &Expr, names: &[&str]) -> Translated {
@@ -314,10 +323,19 @@ impl Translator<'_> {
         let mut path = context_path(of).ok_or_else(unsupported)?;
         path.extend(names.iter().copied());
         Ok(match path.as_slice() {
-            // The model has no end users yet: whoever reads a token is not decided, rather than wrongly proved.
-            ["jwt", ..] if self.action.starts_with("http:") || self.action == "grpc:call" => return Err(unsupported()),
+            ["jwt", ..] if !self.knows_end_users() => Expr::val(false),
+            ["jwt"] => Expr::has_attr(Expr::var(Var::Context), "jwt".into()),
+            // `context.jwt has acr` stands behind a guard of its own; `context has jwt.acr` is one.
+            ["jwt", claim] => {
+                let has = Expr::has_attr(variable("jwt"), (*claim).into());
+                if context_path(of).is_some_and(|path| path.is_empty()) {
+                    and(Expr::has_attr(Expr::var(Var::Context), "jwt".into()), has)
+                } else {
+                    has
+                }
+            }
             // No request carries this yet (the engine's `Request` has no place for it).
-            ["jwt" | "break_glass", ..] => Expr::val(false),
+            ["break_glass", ..] => Expr::val(false),
             ["sni"] if self.action.ends_with(":connect") || self.action == "gateway:forward" => {
                 Expr::has_attr(Expr::var(Var::Context), "sni".into())
             }

@@ -2,15 +2,16 @@
 
 use std::collections::HashSet;
 
-use cedar_policy_core::ast::{Expr, Name};
+use cedar_policy_core::ast::{BinaryOp, Expr, Name, Var};
+use signet_policy::Issuer;
 
-use super::fold::{all, and, any, eq, like, not, or, pattern, reads, text, variable};
+use super::fold::{all, and, any, eq, ite, like, not, or, pattern, reads, text, variable};
 use super::subject::{Caller, Target};
 use super::translate::Compiled;
 use crate::template::{Segment, Shape, Template, http};
 
 /// Variables whose values are bounded only where a policy reads them.
-const BOUNDED: [&str; 6] = ["dst_port", "minute_of_day", "weekday", "now", "path", "method"];
+const BOUNDED: [&str; 7] = ["dst_port", "minute_of_day", "weekday", "now", "path", "method", "jwt"];
 
 /// Which routes are tried before one of them is taken.
 pub(crate) struct RouteRule<'t> {
@@ -42,6 +43,8 @@ pub(crate) struct Question<'q> {
     pub(crate) external: &'q [&'q str],
     /// How the request falls on a fixed resource, on each side.
     pub(crate) paths: &'q [Paths<'q>],
+    /// Who vouches for end users.
+    pub(crate) issuers: &'q [Issuer],
 }
 
 /// What holds of every request of this type, as far as `policies` can notice. None of it can fail to evaluate.
@@ -70,6 +73,9 @@ pub(crate) fn world(question: &Question<'_>, policies: &[&[Compiled]]) -> Vec<Ex
     {
         holds.push(and(Expr::lesseq(first, variable("now")), Expr::less(variable("now"), last)));
     }
+    if read.contains("jwt") {
+        holds.push(end_user(question));
+    }
     if read.contains("path") {
         let like_path = |parts: &[Option<&str>]| like(variable("path"), pattern(parts.iter().copied()));
         holds.push(like_path(&[Some("/"), None]));
@@ -86,6 +92,26 @@ pub(crate) fn world(question: &Question<'_>, policies: &[&[Compiled]]) -> Vec<Ex
         }
     }
     holds
+}
+
+/// There is an end user only where a declared issuer of the service vouches for one, to one of its audiences.
+fn end_user(question: &Question<'_>) -> Expr {
+    let claim = |name: &str| Expr::get_attr(variable("jwt"), name.into());
+    let vouched = question.issuers.iter().map(|issuer| {
+        let service = match question.target {
+            _ if issuer.services.is_empty() => Expr::val(true),
+            Target::Fixed { service, .. } => Expr::val(issuer.serves(service)),
+            _ => any(issuer.services.iter().map(|id| names(id)).collect()),
+        };
+        let audiences = Expr::set(issuer.audiences.iter().map(|audience| text(audience)));
+        let to_us = Expr::binary_app(BinaryOp::ContainsAny, claim("aud"), audiences);
+        all(vec![service, eq(claim("iss"), text(&issuer.issuer)), to_us])
+    });
+    let named = not(eq(claim("sub"), text("")));
+    let vouched = and(any(vouched.collect()), named);
+    // Not `or`: what reads the claims has to stand behind the guard.
+    let has = Expr::has_attr(Expr::var(Var::Context), "jwt".into());
+    ite(has, vouched, Expr::val(true))
 }
 
 fn datetime(day: &str) -> Option<Expr> {
