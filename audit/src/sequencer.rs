@@ -27,6 +27,7 @@ mod rows;
 mod transaction;
 
 pub(crate) use own::{pack, prepare};
+pub(crate) use rows::{MAX_TRACE_ID, count, enforcement, joined, kind};
 pub(crate) use transaction::now_us;
 
 /// Batches that wait for the next transaction.

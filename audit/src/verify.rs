@@ -4,12 +4,17 @@ use std::collections::BTreeMap;
 
 use futures::TryStreamExt as _;
 use serde::Serialize;
-use sqlx::PgPool;
+use signet_policy::BundleSource;
+use sqlx::{PgConnection, PgPool};
 
-use crate::merkle::{Edge, Hash, leaf_hash};
+use crate::merkle::{Edge, Hash, TILE_WIDTH, TileId, leaf_hash};
 use crate::note::{Checkpoint, NoteError, VerifierKey};
 use crate::query::QueryError;
 use crate::store::size_and_root;
+
+mod row;
+
+use row::{ROWS, Row};
 
 /// A checkpoint that someone was shown, to compare the log with: a log that shows two people two histories has forked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +87,36 @@ pub enum Problem {
         /// Which column.
         column: &'static str,
     },
+    /// A tile is not made of the records.
+    #[error("tile {index} of level {level} is not made of the records, or missing")]
+    TileDiffers {
+        /// Its level.
+        level: u8,
+        /// Its index within the level.
+        index: u64,
+    },
+    /// A producer's sequences are not those that its epoch counts.
+    #[error("epoch `{epoch}` says {says} records, {found} of its sequences are stored")]
+    EpochDiffers {
+        /// The epoch.
+        epoch: uuid::Uuid,
+        /// Watermark less the missing ones.
+        says: i64,
+        /// Rows with a sequence up to the watermark.
+        found: i64,
+    },
+    /// A policy bundle is not the one that its digest names.
+    #[error("the policy bundle stored as `{digest}` has other files than that digest says")]
+    ChangedBundle {
+        /// The digest.
+        digest: String,
+    },
+    /// The log is stored under another key.
+    #[error("the store says that key `{stored}` signs this log")]
+    OtherKey {
+        /// What the store says.
+        stored: String,
+    },
     /// A checkpoint is not signed by the key.
     #[error("the checkpoint of size {size} is not valid: {why}")]
     BadCheckpoint {
@@ -141,9 +176,9 @@ pub enum Problem {
 /// Problems listed; more of them say nothing new.
 const MAX_PROBLEMS: usize = 100;
 
-/// Recomputes the log `origin` from all its rows in one snapshot, and compares every checkpoint, each level-0 tile and
-/// the columns that the record's bytes determine. `key` is the verifier key that the reader trusts; `seen` are checkpoints
-/// of this log that others were shown.
+/// Recomputes the log `origin` from all its rows in one snapshot, and compares every checkpoint, every tile, the
+/// columns that the record's bytes determine, the producers' sequences and the policy bundles. `key` is the verifier key that the reader
+/// trusts; `seen` are checkpoints of this log that others were shown.
 ///
 /// # Errors
 /// When the store does not answer.
@@ -158,23 +193,31 @@ pub async fn verify(pool: &PgPool, origin: &str, key: &VerifierKey, seen: &[Seen
         checkpoints: 0,
         problems: Vec::new(),
     };
-    let log: Option<(i16, i64, Vec<u8>)> = sqlx::query_as("SELECT id, size, root FROM signet.logs WHERE origin = $1")
-        .bind(origin)
-        .fetch_optional(&mut *transaction)
-        .await?;
-    let Some((log_id, size, root)) = log else {
+    let log: Option<(i16, i64, Vec<u8>, String)> =
+        sqlx::query_as("SELECT id, size, root, verifier_key FROM signet.logs WHERE origin = $1")
+            .bind(origin)
+            .fetch_optional(&mut *transaction)
+            .await?;
+    let Some((log_id, size, root, stored)) = log else {
         report.problems.push(Problem::NoSuchLog);
         return Ok(report);
     };
-    let notes: Vec<(i64, String)> =
-        sqlx::query_as("SELECT size, note FROM signet.checkpoints WHERE log_id = $1 ORDER BY size")
+    if stored.parse::<VerifierKey>().ok().as_ref() != Some(key) {
+        report.problems.push(Problem::OtherKey { stored });
+    }
+    let notes: Vec<(i64, Vec<u8>, String)> =
+        sqlx::query_as("SELECT size, root, note FROM signet.checkpoints WHERE log_id = $1 ORDER BY size")
             .bind(log_id)
             .fetch_all(&mut *transaction)
             .await?;
     let mut signed: BTreeMap<u64, Hash> = BTreeMap::new();
-    for (size, note) in notes {
+    for (size, root, note) in notes {
         let size = size.unsigned_abs();
         match key.open_checkpoint(&note) {
+            Ok(checkpoint) if checkpoint.size == size && root != checkpoint.root => {
+                report.problems.push(bad(size, &NoteError::Checkpoint("its column `root` says another one")));
+                signed.insert(size, checkpoint.root);
+            }
             Ok(checkpoint) if checkpoint.size == size => {
                 signed.insert(size, checkpoint.root);
             }
@@ -185,17 +228,21 @@ pub async fn verify(pool: &PgPool, origin: &str, key: &VerifierKey, seen: &[Seen
     report.checkpoint_size = signed.keys().next_back().copied();
     let seen = opened(seen, key, &mut report.problems);
 
-    let tiles: Vec<(i64, Vec<u8>)> = sqlx::query_as(
-        "SELECT tile_index, hashes FROM signet.tiles WHERE log_id = $1 AND level = 0 ORDER BY tile_index",
-    )
-    .bind(log_id)
-    .fetch_all(&mut *transaction)
-    .await?;
-    let tiles: BTreeMap<u64, Vec<Hash>> =
-        tiles.into_iter().map(|(index, hashes)| (index.unsigned_abs(), hashes.as_chunks::<32>().0.to_vec())).collect();
+    let tiles: Vec<(i16, i64, Vec<u8>)> =
+        sqlx::query_as("SELECT level, tile_index, hashes FROM signet.tiles WHERE log_id = $1")
+            .bind(log_id)
+            .fetch_all(&mut *transaction)
+            .await?;
+    let mut tiles: Tiles = tiles
+        .into_iter()
+        .map(|(level, index, hashes)| {
+            let tile = TileId { level: u8::try_from(level).unwrap_or(u8::MAX), index: index.unsigned_abs() };
+            (tile, hashes.as_chunks::<32>().0.to_vec())
+        })
+        .collect();
 
     let mut edge = Edge::default();
-    let mut changed = BTreeMap::new();
+    let mut made = Tiles::new();
     let compare = |edge: &Edge, report: &mut Verification| {
         if let Some(root) = signed.get(&edge.size()) {
             report.checkpoints += 1;
@@ -229,7 +276,7 @@ pub async fn verify(pool: &PgPool, origin: &str, key: &VerifierKey, seen: &[Seen
                     // Go on with what the tree has there, so that later changes are named too.
                     while edge.size() < leaf_index {
                         let leaf = tile_leaf(&tiles, edge.size()).unwrap_or([0; 32]);
-                        edge.append(leaf, &mut changed);
+                        edge.append(leaf, &mut made);
                     }
                 }
                 std::cmp::Ordering::Equal => {}
@@ -241,9 +288,32 @@ pub async fn verify(pool: &PgPool, origin: &str, key: &VerifierKey, seen: &[Seen
             if let Some(column) = row.contradiction() {
                 report.problems.push(Problem::ChangedColumn { leaf_index, id: row.id, column });
             }
-            edge.append(leaf, &mut changed);
-            changed.clear();
+            edge.append(leaf, &mut made);
+            // Full ones only: the last tile of a level is compared at the end.
+            made.retain(|tile, hashes| {
+                let full = !hashes.is_empty();
+                if full {
+                    compare_tile(&mut tiles, *tile, hashes, &mut report);
+                }
+                !full
+            });
             compare(&edge, &mut report);
+        }
+    }
+    edge.flush(&mut made);
+    for (tile, hashes) in &made {
+        compare_tile(&mut tiles, *tile, hashes, &mut report);
+    }
+    // What is left belongs to no tree of these records.
+    let left = tiles.keys().map(|tile| Problem::TileDiffers { level: tile.level, index: tile.index });
+    report.problems.extend(left.take(MAX_PROBLEMS));
+    let epochs: Vec<(uuid::Uuid, i64, i64)> = sqlx::query_as(EPOCHS).bind(log_id).fetch_all(&mut *transaction).await?;
+    report.problems.extend(epochs.into_iter().map(|(epoch, says, found)| Problem::EpochDiffers { epoch, says, found }));
+    let bundles: Vec<String> =
+        sqlx::query_scalar("SELECT digest FROM signet.bundles ORDER BY 1").fetch_all(&mut *transaction).await?;
+    for digest in bundles {
+        if !bundle_is_whole(&mut transaction, &digest).await? {
+            report.problems.push(Problem::ChangedBundle { digest });
         }
     }
     if (edge.size(), edge.root()) != size_and_root((size, root)) {
@@ -275,64 +345,32 @@ fn bad(size: u64, error: &NoteError) -> Problem {
     Problem::BadCheckpoint { size, why: error.to_string() }
 }
 
-fn tile_leaf(tiles: &BTreeMap<u64, Vec<Hash>>, leaf_index: u64) -> Option<Hash> {
-    let place = usize::try_from(leaf_index % 256).ok()?;
-    tiles.get(&(leaf_index / 256))?.get(place).copied()
+type Tiles = BTreeMap<TileId, Vec<Hash>>;
+
+fn tile_leaf(tiles: &Tiles, leaf_index: u64) -> Option<Hash> {
+    let place = usize::try_from(leaf_index % TILE_WIDTH).ok()?;
+    tiles.get(&TileId { level: 0, index: leaf_index / TILE_WIDTH })?.get(place).copied()
 }
 
-const ROWS: &str = "SELECT r.leaf_index, r.id, r.allow, (extract(epoch FROM r.time) * 1000000)::bigint AS time_us, \
-     e.producer, s.value AS source, v.value AS service, a.value AS action, p.value AS policies, c.value AS commit, \
-     g.value AS digest, n.value AS reason, r.canonical \
-     FROM signet.records r \
-     LEFT JOIN signet.epochs e ON e.id = r.epoch_id \
-     LEFT JOIN signet.identities s ON s.id = r.source_id \
-     LEFT JOIN signet.services v ON v.id = r.service_id \
-     LEFT JOIN signet.labels a ON a.id = r.action_id \
-     LEFT JOIN signet.policy_sets p ON p.id = r.policy_set_id \
-     LEFT JOIN signet.labels c ON c.id = r.commit_id \
-     LEFT JOIN signet.labels g ON g.id = r.digest_id \
-     LEFT JOIN signet.labels n ON n.id = r.reason_id \
-     WHERE r.log_id = $1 ORDER BY r.leaf_index";
-
-#[derive(sqlx::FromRow)]
-struct Row {
-    leaf_index: i64,
-    id: uuid::Uuid,
-    allow: bool,
-    time_us: i64,
-    producer: Option<String>,
-    source: Option<String>,
-    service: Option<String>,
-    action: Option<String>,
-    policies: Option<String>,
-    commit: Option<String>,
-    digest: Option<String>,
-    reason: Option<String>,
-    canonical: Vec<u8>,
-}
-
-impl Row {
-    /// The first column that says another thing than the canonical bytes.
-    fn contradiction(&self) -> Option<&'static str> {
-        use crate::query::{TIME_RANGE_US, without_nul};
-        let Ok(record) = signet_spool::Record::decode(&self.canonical, &[]) else { return Some("canonical") };
-        let policies: Vec<String> = record.policy_ids.iter().map(|id| id.replace('\n', " ")).collect();
-        let same = |column: &Option<String>, value: &str| column.as_deref() == Some(without_nul(value).as_str());
-        let time_us = record.time_us.clamp(*TIME_RANGE_US.start(), *TIME_RANGE_US.end());
-        [
-            ("id", self.id == record.id),
-            ("allow", self.allow == record.allow),
-            ("time", self.time_us == time_us),
-            ("producer", same(&self.producer, &record.producer)),
-            ("source_spiffe_id", self.source == record.source_spiffe_id.as_deref().map(without_nul)),
-            ("destination_service", same(&self.service, &record.destination_service)),
-            ("action", same(&self.action, &record.action)),
-            ("policy_ids", same(&self.policies, &policies.join("\n"))),
-            ("policy_commit", same(&self.commit, &record.policy_commit)),
-            ("bundle_digest", same(&self.digest, &record.bundle_digest)),
-            ("reason", same(&self.reason, &record.reason)),
-        ]
-        .into_iter()
-        .find_map(|(column, same)| (!same).then_some(column))
+/// Compares a tile with the stored one, which is done with then.
+fn compare_tile(stored: &mut Tiles, tile: TileId, hashes: &[Hash], report: &mut Verification) {
+    if stored.remove(&tile).as_deref() != Some(hashes) && report.problems.len() < MAX_PROBLEMS {
+        report.problems.push(Problem::TileDiffers { level: tile.level, index: tile.index });
     }
 }
+
+/// Whether the files stored for a bundle make its digest.
+async fn bundle_is_whole(connection: &mut PgConnection, digest: &str) -> Result<bool, QueryError> {
+    let files: Vec<(String, String)> =
+        sqlx::query_as("SELECT path, content FROM signet.bundle_files WHERE digest = $1")
+            .bind(digest)
+            .fetch_all(connection)
+            .await?;
+    let source = BundleSource { commit: String::new(), signer: String::new(), files: files.into_iter().collect() };
+    Ok(source.digest() == digest)
+}
+
+/// Epochs whose rows are not as many as their watermark and their missing sequences say.
+const EPOCHS: &str = "SELECT e.epoch, e.watermark - e.missing, count(r.sequence) FROM signet.epochs e \
+     LEFT JOIN signet.records r ON r.epoch_id = e.id AND r.log_id = e.log_id AND r.sequence BETWEEN 1 AND e.watermark \
+     WHERE e.log_id = $1 GROUP BY e.id HAVING count(r.sequence) <> e.watermark - e.missing ORDER BY e.id LIMIT 100";

@@ -118,7 +118,7 @@ pub async fn by_id(pool: &PgPool, id: Uuid) -> Result<Option<FullRecord>, QueryE
 }
 
 /// The openings of a row of `signet.openings`; none when they were erased.
-pub(super) fn openings_of(opened: Option<&[u8]>) -> Result<Vec<signet_spool::Opening>, String> {
+pub(crate) fn openings_of(opened: Option<&[u8]>) -> Result<Vec<signet_spool::Opening>, String> {
     let Some(opened) = opened else {
         return Ok(Vec::new());
     };

@@ -16,7 +16,7 @@ pub(super) const COPY_OPENINGS: &str =
 pub(super) const OPENING_COLUMNS: i16 = 5;
 
 /// A trace id that is longer than one is not one; the canonical bytes keep it.
-const MAX_TRACE_ID: usize = 64;
+pub(crate) const MAX_TRACE_ID: usize = 64;
 
 /// Notes the dictionary entries of a record.
 pub(super) fn want(dictionaries: &mut Dictionaries, record: &Record) {
@@ -38,13 +38,36 @@ fn labels(record: &Record) -> [&str; 5] {
 }
 
 /// Policy ids in one value; a hostile id cannot pass for two.
-fn joined<T: AsRef<str>>(ids: &[T]) -> String {
+pub(crate) fn joined<T: AsRef<str>>(ids: &[T]) -> String {
     let ids: Vec<String> = ids.iter().map(|id| id.as_ref().replace('\n', " ")).collect();
     ids.join("\n")
 }
 
 /// Counts beyond this are nonsense and would overflow sums; the canonical bytes keep them.
 const MAX_COUNT: i64 = 1_000_000_000_000;
+
+/// A count as its column has it.
+pub(crate) fn count(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX).min(MAX_COUNT)
+}
+
+/// A kind as its column has it.
+pub(crate) fn kind(kind: Kind) -> i16 {
+    match kind {
+        Kind::Decision => 0,
+        Kind::Event => 1,
+        Kind::Refusal => 2,
+        Kind::Gap => 3,
+    }
+}
+
+/// An enforcement as its column has it.
+pub(crate) fn enforcement(enforcement: Enforcement) -> i16 {
+    match enforcement {
+        Enforcement::Enforce => 0,
+        Enforcement::Shadow => 1,
+    }
+}
 
 /// Where a row stands.
 #[derive(Debug, Clone, Copy)]
@@ -90,7 +113,7 @@ pub(super) fn put(
     records.time(place.received_us);
     records.i64(place.leaf_index);
     records.i64(place.sequence);
-    records.i64(i64::try_from(record.count).unwrap_or(i64::MAX).min(MAX_COUNT));
+    records.i64(count(record.count));
     records.option(record.latency_us, |rows, us| rows.i64(i64::try_from(us).unwrap_or(i64::MAX)));
     records.uuid(record.id);
     records.i32(place.epoch_id);
@@ -101,16 +124,8 @@ pub(super) fn put(
     }
     records.option(shadow, Rows::i32);
     records.i16(place.log_id);
-    records.i16(match record.kind {
-        Kind::Decision => 0,
-        Kind::Event => 1,
-        Kind::Refusal => 2,
-        Kind::Gap => 3,
-    });
-    records.i16(match record.enforcement {
-        Enforcement::Enforce => 0,
-        Enforcement::Shadow => 1,
-    });
+    records.i16(kind(record.kind));
+    records.i16(enforcement(record.enforcement));
     records.bool(record.allow);
     records.option(record.shadow.as_ref(), |rows, (allow, _)| rows.bool(*allow));
     let path = record.path.as_deref();

@@ -14,4 +14,5 @@ mod fixture;
 mod ingest;
 mod log;
 mod questions;
+mod tamper;
 mod witnesses;
