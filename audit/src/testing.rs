@@ -18,6 +18,8 @@ pub struct Postgres {
     server: Option<Child>,
     /// Whom the server runs as: PostgreSQL refuses to be root.
     user: Option<(u32, u32)>,
+    /// `-c` arguments that override those that all tests have.
+    settings: Vec<String>,
 }
 
 impl Postgres {
@@ -26,15 +28,32 @@ impl Postgres {
     /// # Errors
     /// When the server's binaries are missing (`apt-get install postgresql`) or it does not come up.
     pub fn start() -> io::Result<Self> {
+        Self::start_with(&[])
+    }
+
+    /// As [`Self::start`], with settings of the server, as name and value.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(settings: &[(&str, &str)]) -> io::Result<Self> {
+        Self::start_in(&std::env::temp_dir(), settings)
+    }
+
+    /// As [`Self::start_with`], in a directory below `parent`.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_in(parent: &Path, settings: &[(&str, &str)]) -> io::Result<Self> {
         if !Path::new(BINARIES).join("initdb").exists() {
             return Err(io::Error::other(format!("no PostgreSQL in {BINARIES}; apt-get install postgresql-15")));
         }
-        let directory = tempfile::Builder::new().prefix("signet-pg-").tempdir()?;
+        let directory = tempfile::Builder::new().prefix("signet-pg-").tempdir_in(parent)?;
         let user = unprivileged(directory.path())?;
         if let Some((uid, gid)) = user {
             std::os::unix::fs::chown(directory.path(), Some(uid), Some(gid))?;
         }
-        let mut postgres = Self { directory, server: None, user };
+        let mut postgres = Self { directory, server: None, user, settings: Vec::new() };
+        postgres.settings = settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let data = postgres.data();
         let mut initdb = postgres.command("initdb");
         initdb.arg("-D").arg(&data).args(["-U", "signet", "-A", "trust", "-E", "UTF8", "--no-locale", "-N"]);
@@ -57,6 +76,7 @@ impl Postgres {
             let mut server = self.command("postgres");
             server.arg("-D").arg(self.data()).arg("-k").arg(self.directory.path());
             server.args(["-c", "listen_addresses=", "-c", "max_connections=60", "-c", "shared_buffers=64MB"]);
+            server.args(self.settings.iter().flat_map(|setting| ["-c", setting]));
             let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log())?;
             server.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
             let mut child = server.spawn()?;
@@ -92,6 +112,11 @@ impl Postgres {
             server.wait()?;
         }
         Ok(())
+    }
+
+    /// Whether the server runs.
+    pub fn is_running(&mut self) -> bool {
+        self.server.as_mut().is_some_and(|server| matches!(server.try_wait(), Ok(None)))
     }
 
     /// Connection string of database `postgres`, as a superuser.
