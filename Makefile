@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo build test soak lint fmt bench bench-build bench-policy fuzz policy-differential web web-test setup-build setup-run setup-test setup-bench clean
+.PHONY: help demo build test soak lint fmt bench bench-build bench-policy fuzz policy-differential web web-test setup-build setup-run setup-test setup-bench clean bench-audit faults
 
 # Which arguments the demo gets: make demo ARGS="--rate 50 --seconds 60"
 ARGS ?=
@@ -47,6 +47,17 @@ bench-build: setup-build
 	cargo build --release --locked --bins -p signet-identity -p signet-control -p signet-audit -p signet-tests
 	cargo build --profile dist --locked -p signet-proxy --bin signet-proxy
 	cargo build --profile dist --locked -p signet-proxy --bin signet-proxy-unenforced --features bench-unenforced
+
+bench-audit: setup-build ## Measure ingestion beside raw COPY, verification, and what a record costs (ARGS="200000 3": records, rounds).
+	@scripts/setup.sh run
+	cargo run --release --locked -p signet-audit --example ingestion -- $(ARGS)
+	cargo run --release --locked -p signet-spool --example append
+
+SEEDS ?= 200
+FIRST ?= 0
+faults: setup-build ## Run the fault campaign of recording: SEEDS runs from seed FIRST (root, for full disks).
+	@scripts/setup.sh run
+	cargo test --locked -p signet-audit --test campaign -- --seeds $(SEEDS) --first $(FIRST)
 
 fuzz: setup-build ## Feed the readers of untrusted bytes for a minute each (ARGS="--seconds 600 http1-heads").
 	cargo run --release --locked -p signet-fuzz -- $(ARGS)
