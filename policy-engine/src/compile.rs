@@ -96,7 +96,8 @@ fn parse_file(path: &str, text: &str, problems: &mut Vec<Problem>) -> Vec<Compil
         Ok(set) => set,
         Err(errors) => {
             let errors: cedar_policy::ParseErrors = errors;
-            problems.extend(errors.iter().map(|error| diagnostic("parse", path, text, error)));
+            let lines = Lines::new(text);
+            problems.extend(errors.iter().map(|error| diagnostic("parse", path, &lines, error)));
             return Vec::new();
         }
     };
@@ -188,11 +189,13 @@ fn validate(
     let result = Validator::new(schema.clone()).validate(&set, ValidationMode::Strict);
     let by_id: HashMap<&str, &CompiledPolicy> = policies.iter().map(|p| (&*p.id, p)).collect();
     let locate = |id: &PolicyId| by_id.get(AsRef::<str>::as_ref(id)).copied();
-    let report = |code: &str, id: &PolicyId, found: &dyn Diagnostic| -> Problem {
+    // A bundle of thousands of policies in one file can have as many findings: its lines are counted once.
+    let mut lines: HashMap<&str, Lines<'_>> = HashMap::new();
+    let mut report = |code: &str, id: &PolicyId, found: &dyn Diagnostic| -> Problem {
         let policy = locate(id);
         let path = policy.map_or("policies", |p| p.path.as_str());
-        let text = source.files.get(path).map_or("", String::as_str);
-        let mut problem = diagnostic(code, path, text, found);
+        let lines = lines.entry(path).or_insert_with(|| Lines::new(source.files.get(path).map_or("", String::as_str)));
+        let mut problem = diagnostic(code, path, lines, found);
         if problem.line == 0
             && let Some(policy) = policy
         {
@@ -219,9 +222,9 @@ fn validate(
 }
 
 /// A Cedar error as a problem; its first label is the place.
-fn diagnostic(code: &str, path: &str, text: &str, error: &dyn Diagnostic) -> Problem {
+fn diagnostic(code: &str, path: &str, lines: &Lines<'_>, error: &dyn Diagnostic) -> Problem {
     let label = error.labels().and_then(|mut labels| labels.next());
-    let place = label.map_or(Place::file(path), |label| Place::offset(path, text, label.offset()));
+    let place = label.map_or(Place::file(path), |label| lines.place(path, label.offset()));
     let mut message = error.to_string();
     if let Some(detail) = error.labels().and_then(|mut l| l.next()).and_then(|l| l.label().map(str::to_owned)) {
         message.push_str(": ");

@@ -219,6 +219,50 @@ fn refuses_hostile_trees_within_bounds() {
 }
 
 #[test]
+fn refuses_a_hundred_thousand_files_after_reading_a_tenth_of_them() {
+    let git = Git::new();
+    git.git(&["add", "-A"]);
+    // One blob under 100,000 names: the work tree stays small, the tree does not.
+    let blob = git.git(&["hash-object", "-w", "policies/a.cedar"]);
+    let entries: String = (0..100_000).map(|n| format!("100644 blob {blob}\t{n}.cedar\n")).collect();
+    let policies = git.git_with(&["mktree"], &entries);
+    let settings = git.git(&["hash-object", "-w", "signet.yaml"]);
+    let root =
+        git.git_with(&["mktree"], &format!("040000 tree {policies}\tpolicies\n100644 blob {settings}\tsignet.yaml\n"));
+    git.git(&["read-tree", &root]);
+    git.commit_index("alice");
+    let (code, message) = git.refused(None);
+    assert_eq!(code, "too_large", "{message}");
+}
+
+#[test]
+fn runs_nothing_that_a_repository_brings_along() {
+    let git = Git::new();
+    let trace = git.root.join("ran");
+    let program = git.root.join("program");
+    git.write("program", format!("#!/bin/sh\ntouch {}\n", trace.display()));
+    git.write(".gitattributes", "* filter=evil diff=evil\n*.cedar filter=evil\n");
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let commit = git.commit("alice", Some("alice"));
+    // From here on the repository's own configuration is the attacker's.
+    for hook in ["post-checkout", "reference-transaction", "pre-commit", "fsmonitor-watchman", "post-index-change"] {
+        std::fs::copy(&program, git.root.join(".git/hooks").join(hook)).unwrap();
+    }
+    let runs = program.display().to_string();
+    let config = format!(
+        "[core]\n\tfsmonitor = {runs}\n\tsshCommand = {runs}\n\tpager = {runs}\n\teditor = {runs}\n\
+         [filter \"evil\"]\n\tsmudge = {runs}\n\tclean = {runs}\n\tprocess = {runs}\n\trequired = true\n\
+         [diff \"evil\"]\n\tcommand = {runs}\n\ttextconv = {runs}\n\
+         [gpg]\n\tprogram = {runs}\n[gpg \"ssh\"]\n\tprogram = {runs}\n[credential]\n\thelper = {runs}\n"
+    );
+    let path = git.root.join(".git/config");
+    std::fs::write(&path, std::fs::read_to_string(&path).unwrap() + &config).unwrap();
+    assert_eq!(git.accept(None).unwrap().commit, commit);
+    assert_eq!(git.accept(Some(&commit)).unwrap().commit, commit);
+    assert!(!trace.exists(), "something of the repository's own was run");
+}
+
+#[test]
 fn a_missing_repository_or_branch_says_what_to_do() {
     let git = Git::new();
     assert!(Repository::open(git.root.join("nowhere"), "main").unwrap_err().to_string().contains("give the path"));

@@ -17,6 +17,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("a_commit_signed_with_a_strangers_key_changes_nothing", |demo| Box::pin(strangers(demo))),
     ("a_commit_that_does_not_parse_validate_or_pass_its_tests_changes_nothing", |demo| Box::pin(broken(demo))),
     ("a_shadow_policy_is_decided_and_recorded_but_not_enforced", |demo| Box::pin(shadow(demo))),
+    ("a_policy_that_denies_everything_is_undone_by_the_next_commit", |demo| Box::pin(cut_off(demo))),
     ("a_bundle_that_breaks_traffic_is_taken_back_and_an_announced_denial_is_not", |demo| Box::pin(taken_back(demo))),
 ];
 
@@ -254,5 +255,38 @@ async fn take_back(demo: &Demo) -> anyhow::Result<()> {
         assert_eq!(get_as_web(demo).await?, 403, "after {calls} calls");
         calls += 1;
     }
+    Ok(())
+}
+
+/// Signet's own calls (snapshots, records, identities, bundles of linked clusters) are authorised by who calls, never by
+/// policy, so that no policy can cut the mesh off from its repair.
+async fn cut_off(demo: &Demo) -> anyhow::Result<()> {
+    disable_tests(demo)?;
+    write(
+        demo,
+        "policies/test-nothing.cedar",
+        "@id(\"test-nothing\") @owner(\"bank\") forbid (principal, action, resource);\n",
+    )?;
+    git(demo, &["add", "--all"])?;
+    git(demo, &["commit", "--quiet", "-S", "-m", "Deny everything, Signet's own identities included"])?;
+    let commit = git(demo, &["rev-parse", "HEAD"])?;
+    let outcome = denied_and_recorded(demo, &commit).await;
+    git(demo, &["revert", "--no-edit", "-S", "HEAD"])?;
+    until_get(demo, 200).await?;
+    outcome
+}
+
+async fn denied_and_recorded(demo: &Demo, commit: &str) -> anyhow::Result<()> {
+    until_get(demo, 403).await?;
+    // The records of these denials still arrive, from both clusters.
+    let pool = records::connect(&demo.endpoints().postgres).await?;
+    wait::until("both logs to hold denials under the commit", Duration::from_secs(20), || async {
+        let query = "SELECT count(DISTINCT log) FROM decisions WHERE policy_commit = $1 AND decision = 'deny'";
+        let logs: i64 = sqlx::query_scalar(query).bind(commit).fetch_one(&pool).await?;
+        Ok((logs == 2).then_some(()))
+    })
+    .await?;
+    let check = cli::signet(demo, &["check"])?;
+    ensure!(check.code == 0, "every part should work: {}", check.stdout);
     Ok(())
 }

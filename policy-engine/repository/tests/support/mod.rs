@@ -53,6 +53,18 @@ impl Git {
             .args(args))
     }
 
+    /// As [`Git::git`], with standard input.
+    pub fn git_with(&self, args: &[&str], input: &str) -> String {
+        let file = self.root.join(".git/input");
+        std::fs::write(&file, input).unwrap();
+        run(Command::new("git")
+            .current_dir(&self.root)
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .args(args)
+            .stdin(std::fs::File::open(file).unwrap()))
+    }
+
     pub fn write(&self, path: &str, text: impl AsRef<[u8]>) {
         let path = self.root.join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -68,8 +80,17 @@ impl Git {
         self.commit_dated(author, signer, "2026-06-01T12:00:00Z")
     }
 
+    /// Commits what the index holds, whatever the work tree does, signed by its author.
+    pub fn commit_index(&self, author: &str) -> String {
+        self.commit_as(author, Some(author), "2026-06-01T12:00:00Z")
+    }
+
     pub fn commit_dated(&self, author: &str, signer: Option<&str>, date: &str) -> String {
         self.git(&["add", "-A"]);
+        self.commit_as(author, signer, date)
+    }
+
+    fn commit_as(&self, author: &str, signer: Option<&str>, date: &str) -> String {
         let email = format!("{author}@bank.example");
         let mut command = Command::new("git");
         command.current_dir(&self.root).env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
