@@ -1,4 +1,4 @@
-//! The admin listener: `/livez`, `/readyz`, `/metrics`, `/config`. Loopback only, reading only, bounded.
+//! The admin listener: `/livez`, `/readyz`, `/metrics`, `/config` and pages of a component's own. Loopback only, reading only, bounded.
 
 mod readiness;
 #[cfg(test)]
@@ -38,14 +38,20 @@ pub struct Admin {
 struct State {
     registry: Arc<Mutex<Registry>>,
     config: serde_json::Value,
+    in_force: Option<View>,
+    pages: Vec<(&'static str, View)>,
     readiness: Readiness,
 }
+
+/// Something to show as it is now.
+type View = Box<dyn Fn() -> serde_json::Value + Send + Sync>;
 
 impl Admin {
     /// Serves the metrics of `registry`.
     pub fn new(registry: Registry) -> Self {
         let registry = Arc::new(Mutex::new(registry));
-        Self { state: State { registry, config: serde_json::Value::Null, readiness: Readiness::default() } }
+        let (config, readiness) = (serde_json::Value::Null, Readiness::default());
+        Self { state: State { registry, config, in_force: None, pages: Vec::new(), readiness } }
     }
 
     /// The registry, to add metrics of what comes up after the listener.
@@ -57,6 +63,21 @@ impl Admin {
     #[must_use]
     pub fn config_json(mut self, redacted: serde_json::Value) -> Self {
         self.state.config = redacted;
+        self
+    }
+
+    /// What `/config` shows beside that, under `in_force`: what came to the component while it ran. Like all that it shows
+    /// without secrets.
+    #[must_use]
+    pub fn in_force(mut self, view: impl Fn() -> serde_json::Value + Send + Sync + 'static) -> Self {
+        self.state.in_force = Some(Box::new(view));
+        self
+    }
+
+    /// A page of the component's own: JSON at `path`, made anew for each reader.
+    #[must_use]
+    pub fn page(mut self, path: &'static str, view: impl Fn() -> serde_json::Value + Send + Sync + 'static) -> Self {
+        self.state.pages.push((path, Box::new(view)));
         self
     }
 
@@ -162,11 +183,28 @@ fn answer<B>(state: &State, request: &Request<B>) -> Response<Full<Bytes>> {
                 Err(_) => reply(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", "metrics could not be encoded\n"),
             }
         }
-        "/config" => match serde_json::to_string_pretty(&state.config) {
-            Ok(text) => reply(StatusCode::OK, "application/json", text + "\n"),
-            Err(_) => reply(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", "configuration could not be encoded\n"),
+        "/config" => {
+            let mut config = state.config.clone();
+            if let (Some(view), Some(fields)) = (&state.in_force, config.as_object_mut()) {
+                fields.insert("in_force".to_owned(), view());
+            }
+            json(&config)
+        }
+        path => match state.pages.iter().find(|(known, _)| *known == path) {
+            Some((_, view)) => json(&view()),
+            None => {
+                let pages: String = state.pages.iter().map(|(page, _)| format!(", {page}")).collect();
+                let text = format!("there are /livez, /readyz, /metrics, /config{pages} here\n");
+                reply(StatusCode::NOT_FOUND, "text/plain", text)
+            }
         },
-        _ => reply(StatusCode::NOT_FOUND, "text/plain", "there are /livez, /readyz, /metrics and /config here\n"),
+    }
+}
+
+fn json(value: &serde_json::Value) -> Response<Full<Bytes>> {
+    match serde_json::to_string_pretty(value) {
+        Ok(text) => reply(StatusCode::OK, "application/json", text + "\n"),
+        Err(_) => reply(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", "this could not be encoded\n"),
     }
 }
 

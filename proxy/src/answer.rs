@@ -8,6 +8,7 @@ use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUT
 use http::{HeaderName, HeaderValue, Response, StatusCode, Version};
 use uuid::Uuid;
 
+use crate::balance::Limit;
 use crate::body::Body;
 use crate::headers::{self, HeadError};
 use crate::upstream::UpstreamError;
@@ -53,6 +54,10 @@ faults! {
     NO_ROUTE = NOT_FOUND "no_route" "No rule of the service's routes fits the request.";
     NO_BACKEND = INTERNAL_SERVER_ERROR "no_backend" "The route leads to no service that exists.";
     REQUEST_TIMEOUT = GATEWAY_TIMEOUT "request_timeout" "The service did not answer in the time that its route allows.";
+    NO_HEALTHY = SERVICE_UNAVAILABLE "no_healthy_endpoints" "No endpoint of the service is healthy.";
+    CIRCUIT_CONNECTIONS = SERVICE_UNAVAILABLE "circuit_connections" "As many connections to the service are in use as its TrafficPolicy allows.";
+    CIRCUIT_PENDING = SERVICE_UNAVAILABLE "circuit_pending" "As many calls wait for a connection to the service as its TrafficPolicy allows.";
+    CIRCUIT_REQUESTS = SERVICE_UNAVAILABLE "circuit_requests" "As many calls of the service are in flight as its TrafficPolicy allows.";
     NESTED = BAD_REQUEST "nested_connect" "CONNECT inside CONNECT is not passed on.";
 }
 
@@ -171,6 +176,15 @@ pub(crate) fn unreachable(form: Form, error: &UpstreamError) -> Response<Body> {
         UpstreamError::Gateway { .. } => fault(form, GATEWAY_REFUSED),
         UpstreamError::Connect { .. } | UpstreamError::Protocol { .. } => fault(form, CONNECT_FAILED),
         UpstreamError::Timeout { .. } => fault(form, CONNECT_TIMEOUT),
+        UpstreamError::Overflow { limit, .. } => fault(
+            form,
+            match limit {
+                Limit::Connections => CIRCUIT_CONNECTIONS,
+                Limit::Pending => CIRCUIT_PENDING,
+                // A retry over its limit is not made, and not refused.
+                Limit::Requests | Limit::Retries => CIRCUIT_REQUESTS,
+            },
+        ),
         UpstreamError::Identity { .. } => fault(form, PEER_REFUSED),
         UpstreamError::Broken { .. } | UpstreamError::Silent { .. } | UpstreamError::Switched { .. } => {
             fault(form, BROKEN)

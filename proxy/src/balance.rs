@@ -1,11 +1,22 @@
 //! Power of two choices over peak-EWMA load (Finagle's and linkerd's estimate).
 //!
 //! Each endpoint keeps a latency estimate that jumps up with a slow answer and decays with time, multiplied by what is
-//! in flight. Two endpoints are drawn at random and the cheaper one is taken: no scan, no lock, no herd.
+//! in flight. Two endpoints are drawn at random and the cheaper one is taken: no scan, no lock, no herd. Services that a
+//! TrafficPolicy governs have more to them: [`spread`], [`ward`].
+
+mod member;
+mod ring;
+mod spread;
+mod ward;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
+
+pub use member::{Member, Slot};
+pub(crate) use ring::hash;
+pub(crate) use spread::{Group, Spread};
+pub use ward::{Limit, Ticket, Ward};
 
 /// After this long without samples an estimate has lost 63% of its weight.
 const DECAY: Duration = Duration::from_secs(10);
@@ -92,13 +103,54 @@ impl Load {
 pub struct InFlight {
     load: Arc<Load>,
     started: Instant,
+    /// Of a service that is governed; boxed, because most are not.
+    governed: Option<Box<Governed>>,
+}
+
+#[derive(Debug, Default)]
+struct Governed {
+    /// What it counts for in limits.
+    _ticket: Option<Ticket>,
+    slot: Option<Slot>,
+    /// Whose health its trailers are still to tell of.
+    untold: Option<Arc<Member>>,
 }
 
 impl InFlight {
     #[must_use]
     pub fn start(load: &Arc<Load>, now: Instant) -> Self {
         load.pending.fetch_add(1, Ordering::Relaxed);
-        Self { load: Arc::clone(load), started: now }
+        Self { load: Arc::clone(load), started: now, governed: None }
+    }
+
+    /// Counted by `ticket` too.
+    pub(crate) fn counted(mut self, ticket: Ticket) -> Self {
+        self.governed.get_or_insert_default()._ticket = Some(ticket);
+        self
+    }
+
+    /// It has a connection of its own.
+    pub(crate) fn on(mut self, slot: Slot) -> Self {
+        self.governed.get_or_insert_default().slot = Some(slot);
+        self
+    }
+
+    /// The connection's place, for whoever keeps the connection.
+    pub(crate) fn take_slot(&mut self) -> Option<Slot> {
+        self.governed.as_mut()?.slot.take()
+    }
+
+    /// Whether it went well is for its trailers to say.
+    pub(crate) fn told_by_trailers(mut self, member: Arc<Member>) -> Self {
+        self.governed.get_or_insert_default().untold = Some(member);
+        self
+    }
+
+    /// The answer's end has come: its trailers, or that it broke off.
+    pub(crate) fn told(&mut self, good: bool, now: Instant) {
+        if let Some(member) = self.governed.as_mut().and_then(|governed| governed.untold.take()) {
+            member.judged(good, now);
+        }
     }
 
     /// The endpoint answered.
@@ -122,6 +174,11 @@ impl Drop for InFlight {
 /// when there is no other.
 #[must_use]
 pub fn pick<T>(items: &[T], load: impl Fn(&T) -> &Load, now: Instant, avoid: Option<usize>) -> Option<usize> {
+    pick_by(items, |item| load(item).cost(now), avoid)
+}
+
+/// [`pick`] by any cost.
+fn pick_by<T>(items: &[T], cost: impl Fn(&T) -> f64, avoid: Option<usize>) -> Option<usize> {
     let n = items.len();
     let draw = |not: Option<usize>| -> usize {
         let free = n - usize::from(not.is_some());
@@ -139,7 +196,7 @@ pub fn pick<T>(items: &[T], load: impl Fn(&T) -> &Load, now: Instant, avoid: Opt
         (_, None) => {
             let a = draw(None);
             let b = draw(Some(a));
-            let cost = |i: usize| items.get(i).map_or(f64::MAX, |item| load(item).cost(now));
+            let cost = |i: usize| items.get(i).map_or(f64::MAX, &cost);
             Some(if cost(b) < cost(a) { b } else { a })
         }
     }

@@ -14,7 +14,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::balance::InFlight;
 use crate::open::OpenGuard;
-use crate::upstream::Lease;
+use crate::upstream::{Lease, grpc_failed};
 
 /// Why a body ended before its end.
 #[derive(Debug, thiserror::Error)]
@@ -141,6 +141,17 @@ impl HttpBody for Body {
             },
             Kind::Boxed(body) => body.as_mut().poll_frame(cx),
         };
+        if let Some(in_flight) = &mut this.in_flight {
+            match &polled {
+                Poll::Ready(Some(Ok(frame))) => {
+                    if let Some(trailers) = frame.trailers_ref() {
+                        in_flight.told(!grpc_failed(trailers), std::time::Instant::now());
+                    }
+                }
+                Poll::Ready(Some(Err(_))) => in_flight.told(false, std::time::Instant::now()),
+                _ => {}
+            }
+        }
         match &polled {
             Poll::Ready(None) => this.finish(),
             Poll::Ready(Some(Err(_))) => {

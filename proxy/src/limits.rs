@@ -15,6 +15,8 @@ pub(crate) const DETECT_UNDECLARED: Duration = Duration::from_millis(100);
 pub(crate) const HEAD: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 15 });
 /// Between requests of an accepted HTTP/1.1 connection; in the general server, which knows no other, for a head too.
 pub(crate) const SERVER_IDLE: Duration = Duration::from_secs(120);
+/// For a connection, where a TrafficPolicy bounds their number.
+pub(crate) const PENDING: Duration = Duration::from_secs(5);
 /// Idle upstream connections go before the other side closes them.
 pub(crate) const POOL_IDLE: Duration = Duration::from_secs(60);
 /// No upstream connection gets older: load spreads over new endpoints.

@@ -9,6 +9,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::balance::Limit;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
     Inbound,
@@ -52,6 +54,11 @@ struct FaultLabels {
     fault: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LimitLabels {
+    limit: &'static str,
+}
+
 const CODES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 const PROTOCOLS: [&str; 4] = ["http", "http2", "grpc", "tcp"];
 
@@ -89,6 +96,13 @@ pub struct Metrics {
     pub fault_delays: Counter,
     pub fault_aborts: Counter,
     pub mirror_skipped: Counter,
+    limits_met: [Counter; Limit::ALL.len()],
+    pub ejected_consecutive: Counter,
+    pub ejected_success_rate: Counter,
+    /// Endpoints that would have been ejected, were not so many already.
+    pub ejections_spared: Counter,
+    pub panicked: Counter,
+    pub failed_over: Counter,
     pub snapshot_version: Gauge,
     pub tokens_verified: Counter,
     pub tokens_known: Counter,
@@ -148,6 +162,19 @@ impl Metrics {
         let faults = Family::<FaultLabels, Counter>::default();
         registry.register("signet_proxy_faults", "Faults made as a TrafficPolicy asks for", faults.clone());
         let faulted = |fault: &'static str| faults.get_or_create(&FaultLabels { fault }).clone();
+        let limits = Family::<LimitLabels, Counter>::default();
+        registry.register(
+            "signet_proxy_circuit_open",
+            "Calls refused, or not tried again, because a limit of their service's TrafficPolicy was met",
+            limits.clone(),
+        );
+        let ejected = Family::<CauseLabels, Counter>::default();
+        registry.register(
+            "signet_proxy_ejections",
+            "Endpoints that failed and got no calls for a while",
+            ejected.clone(),
+        );
+        let ejections = |cause: &str| ejected.get_or_create(&CauseLabels { cause: cause.to_owned() }).clone();
         let metrics = Self {
             inbound,
             outbound,
@@ -170,6 +197,12 @@ impl Metrics {
             fault_delays: faulted("delay"),
             fault_aborts: faulted("abort"),
             mirror_skipped: Counter::default(),
+            limits_met: Limit::ALL.map(|of| limits.get_or_create(&LimitLabels { limit: of.as_str() }).clone()),
+            ejected_consecutive: ejections("consecutive_failures"),
+            ejected_success_rate: ejections("success_rate"),
+            ejections_spared: ejections("spared"),
+            panicked: Counter::default(),
+            failed_over: Counter::default(),
             snapshot_version: Gauge::default(),
             tokens_verified: tokens("accepted"),
             tokens_known: tokens("remembered"),
@@ -211,6 +244,11 @@ impl Metrics {
             "signet_proxy_rate_limited",
             "Calls and connections denied because their client exceeded its rate",
             metrics.rate_limited.clone(),
+        );
+        registry.register(
+            "signet_proxy_panic",
+            "Calls that went to any endpoint because too few of the service's were healthy",
+            metrics.panicked.clone(),
         );
         registry.register(
             "signet_proxy_mirrored",
@@ -277,6 +315,18 @@ impl Metrics {
     #[must_use]
     pub fn coverage(&self) -> (u64, u64) {
         (self.carried_mtls.get(), self.carried_plaintext.get())
+    }
+
+    pub(crate) fn limit_met(&self, of: Limit) {
+        if let Some(counter) = self.limits_met.get(of as usize) {
+            counter.inc();
+        }
+    }
+
+    /// How often limit `of` was met.
+    #[must_use]
+    pub fn limits_met(&self, of: Limit) -> u64 {
+        self.limits_met.get(of as usize).map_or(0, Counter::get)
     }
 
     pub(crate) fn copied(&self, received: u64, sent: u64) {

@@ -6,12 +6,14 @@
 
 mod connect;
 mod faults;
+mod hashing;
 mod http;
 mod intercepted;
 mod outside;
 mod relayed;
 mod route;
 mod table;
+mod view;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -233,7 +233,7 @@ where
             }
         };
         if let Some((status, at)) = exchange.answered {
-            wired.answered(at);
+            wired.answered(status, at);
             role.answered(status, at);
         }
         match ended {
@@ -245,7 +245,7 @@ where
             }
             Ended::ClientGone | Ended::BrokeOff => return false,
             Ended::NoAnswer { dead, error } => {
-                wired.failed();
+                wired.failed(fresh);
                 // The other side had closed an idle connection: nothing was acted on, or nothing that may not be repeated.
                 if dead && !fresh && bodiless && head.method_is != MethodKind::Other {
                     continue;

@@ -117,7 +117,11 @@ pub async fn run(config: Config, data: Handle, shutdown: impl Future<Output = ()
         )
     });
 
-    let admin = Admin::new(registry).config_json(serde_json::to_value(&config).unwrap_or_default());
+    let (in_force, connections) = (Arc::clone(&outbound), Arc::clone(&outbound));
+    let admin = Admin::new(registry)
+        .config_json(serde_json::to_value(&config).unwrap_or_default())
+        .in_force(move || in_force.in_force())
+        .page("/connections", move || connections.connections());
     let readiness = admin.readiness();
     let conditions = Conditions {
         identity: readiness.condition("identity"),

@@ -103,8 +103,8 @@ pub struct OutboundService {
     pub addresses: Vec<IpAddr>,
     /// Set when routes are attached to it.
     pub routes: Option<Arc<route::Routes>>,
-    /// Set when a TrafficPolicy asks for some.
-    pub faults: Option<traffic::Faults>,
+    /// Set when a TrafficPolicy is attached to it.
+    pub traffic: Option<Arc<traffic::Traffic>>,
 }
 
 /// The gateway of the trust domain that a remote service lives in.
@@ -316,8 +316,8 @@ fn outbound(at: &str, w: &wire::OutboundService) -> Result<OutboundService, Snap
             Some(routes) => Some(Arc::new(route::routes(&format!("{at}.routes"), routes)?)),
             None => None,
         },
-        faults: match w.traffic.as_ref().and_then(|traffic| traffic.faults.as_ref()) {
-            Some(faults) => Some(traffic::faults(&format!("{at}.traffic.faults"), faults)?),
+        traffic: match &w.traffic {
+            Some(traffic) => Some(Arc::new(traffic::traffic(&format!("{at}.traffic"), traffic)?)),
             None => None,
         },
     })

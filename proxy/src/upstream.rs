@@ -8,6 +8,8 @@ mod dial;
 mod gateway;
 mod h1;
 mod h2;
+mod judge;
+mod turn;
 mod wired;
 
 use std::net::SocketAddr;
@@ -21,7 +23,7 @@ use signet_mtls::{IdentitySource, Refusal};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use crate::balance::{InFlight, Load};
+use crate::balance::{InFlight, Limit, Load, Member};
 use crate::body::Body;
 use crate::metrics::Metrics;
 use crate::tls::Wire;
@@ -29,6 +31,7 @@ use crate::websocket;
 
 pub use dial::Transport;
 pub use gateway::GatewayPool;
+pub(crate) use judge::grpc_failed;
 pub(crate) use wired::Wired;
 
 /// Why an upstream gave no answer.
@@ -48,6 +51,8 @@ pub enum UpstreamError {
     Silent { address: String, source: std::io::Error },
     #[error("`{address}` switched to a protocol that nobody asked for")]
     Switched { address: String },
+    #[error("the limit of {} to `{address}` was met", .limit.as_str())]
+    Overflow { address: String, limit: Limit },
     #[error("the connection to `{address}` broke")]
     Broken { address: String, source: hyper::Error },
 }
@@ -93,6 +98,8 @@ pub struct Upstream {
     wire: Wire,
     shared: Shared,
     load: Arc<Load>,
+    /// Set when a TrafficPolicy governs the service.
+    member: Option<Arc<Member>>,
     h1: h1::Pool,
     h2: h2::Pool,
     wired: wired::Pool,
@@ -120,13 +127,19 @@ impl Upstream {
     /// The app behind an inbound listener.
     #[must_use]
     pub fn app(address: SocketAddr, wire: Wire, shared: Shared) -> Arc<Self> {
-        Self::make(Target::App(address), wire, shared)
+        Self::make(Target::App(address), wire, shared, None)
     }
 
     /// A sidecar of the own cluster; `tls` says who may answer.
     #[must_use]
-    pub fn sidecar(address: SocketAddr, tls: Arc<ClientConfig>, wire: Wire, shared: Shared) -> Arc<Self> {
-        Self::make(Target::Sidecar { address, tls }, wire, shared)
+    pub fn sidecar(
+        address: SocketAddr,
+        tls: Arc<ClientConfig>,
+        wire: Wire,
+        shared: Shared,
+        member: Option<Arc<Member>>,
+    ) -> Arc<Self> {
+        Self::make(Target::Sidecar { address, tls }, wire, shared, member)
     }
 
     /// A service behind another cluster's gateway; `tls` is the inner, end-to-end one.
@@ -137,16 +150,18 @@ impl Upstream {
         tls: Arc<ClientConfig>,
         wire: Wire,
         shared: Shared,
+        member: Option<Arc<Member>>,
     ) -> Arc<Self> {
-        Self::make(Target::Remote { gateway, authority, tls }, wire, shared)
+        Self::make(Target::Remote { gateway, authority, tls }, wire, shared, member)
     }
 
-    fn make(target: Target, wire: Wire, shared: Shared) -> Arc<Self> {
+    fn make(target: Target, wire: Wire, shared: Shared, member: Option<Arc<Member>>) -> Arc<Self> {
         Arc::new(Self {
             target,
             wire,
             shared,
             load: Arc::new(Load::default()),
+            member,
             h1: h1::Pool::default(),
             h2: h2::Pool::default(),
             wired: wired::Pool::default(),
@@ -154,8 +169,13 @@ impl Upstream {
     }
 
     #[must_use]
-    pub fn load(&self) -> &Load {
+    pub fn load(&self) -> &Arc<Load> {
         &self.load
+    }
+
+    #[must_use]
+    pub fn member(&self) -> Option<&Arc<Member>> {
+        self.member.as_ref()
     }
 
     #[must_use]
@@ -184,7 +204,10 @@ impl Upstream {
     /// # Errors
     /// When no answer came; see [`Failure`].
     pub async fn send(self: &Arc<Self>, request: Request<Body>) -> Result<Response<Body>, Failure> {
-        let in_flight = InFlight::start(&self.load, Instant::now());
+        let in_flight = match self.begin() {
+            Ok(in_flight) => in_flight,
+            Err(error) => return Err(Failure::unsent(error, request)),
+        };
         let upgrade = request.headers().contains_key(UPGRADE);
         let sent = match self.wire {
             Wire::H2 => h2::send(self, request).await,
@@ -195,21 +218,21 @@ impl Upstream {
                 // The connection is HTTP's no more, whatever was asked.
                 drop(lease);
                 if !upgrade || !websocket::switches(response.headers()) {
-                    in_flight.failed(Instant::now());
-                    self.shared.metrics.pool_failed.inc();
                     let error = UpstreamError::Switched { address: self.address() };
+                    self.failed(&error, &in_flight);
                     return Err(Failure { error, unsent: None });
                 }
                 in_flight.answered(Instant::now());
+                self.judge(true);
                 Ok(response.map(|incoming| Body::leased(incoming, None, Some(in_flight))))
             }
             Ok((response, lease)) => {
                 in_flight.answered(Instant::now());
+                let in_flight = self.judge_head(response.status(), response.headers(), in_flight);
                 Ok(response.map(|incoming| Body::leased(incoming, Some(Lease(lease)), Some(in_flight))))
             }
             Err(failure) => {
-                in_flight.failed(Instant::now());
-                self.shared.metrics.pool_failed.inc();
+                self.failed(&failure.error, &in_flight);
                 Err(failure)
             }
         }
@@ -220,18 +243,38 @@ impl Upstream {
     /// # Errors
     /// When none could be made.
     pub async fn raw(&self, cause: &HeaderMap) -> Result<(Transport, InFlight), UpstreamError> {
-        let in_flight = InFlight::start(&self.load, Instant::now());
-        match self.dial(cause).await {
-            Ok(transport) => {
+        let in_flight = self.begin()?;
+        let dialled = async {
+            let (waiting, slot) = self.slot()?;
+            let transport = self.dial(cause).await?;
+            drop(waiting);
+            Ok((transport, slot))
+        };
+        match dialled.await {
+            Ok((transport, slot)) => {
                 in_flight.answered(Instant::now());
+                self.judge(true);
+                let in_flight = match slot {
+                    Some(slot) => in_flight.on(slot),
+                    None => in_flight,
+                };
                 Ok((transport, in_flight))
             }
             Err(error) => {
-                in_flight.failed(Instant::now());
-                self.shared.metrics.pool_failed.inc();
+                self.failed(&error, &in_flight);
                 Err(error)
             }
         }
+    }
+
+    fn failed(&self, error: &UpstreamError, in_flight: &InFlight) {
+        // What was not asked has not failed.
+        if matches!(error, UpstreamError::Overflow { .. }) {
+            return;
+        }
+        in_flight.failed(Instant::now());
+        self.shared.metrics.pool_failed.inc();
+        self.judge_error(error);
     }
 
     /// `cause` is the head of the call that needs the connection: a gateway sees the trace of the call that it forwards for.

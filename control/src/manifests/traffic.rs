@@ -1,10 +1,12 @@
-//! Signet's own kind `TrafficPolicy`: how calls of a service are limited, and which faults its callers are to meet.
+//! Signet's own kind `TrafficPolicy`: how calls of a service are spread, limited and protected, and which faults its callers
+//! are to meet.
 //!
 //! It is attached to Services (or ServiceImports) of its own namespace by `targetRefs`, as policies of the Gateway API are
 //! (GEP-713). Unknown fields are errors, because a misspelt limit would be no limit.
 
 mod attached;
 mod check;
+mod spread;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +28,9 @@ pub(super) struct TrafficPolicy {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Spec {
     target_refs: Vec<TargetRef>,
+    load_balancing: Option<LoadBalancing>,
+    outlier_detection: Option<OutlierDetection>,
+    circuit_breaker: Option<CircuitBreaker>,
     #[serde(default)]
     rate_limits: Vec<RateLimit>,
     faults: Option<Faults>,
@@ -38,6 +43,61 @@ struct TargetRef {
     kind: String,
     name: String,
     port: Option<i32>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct LoadBalancing {
+    #[serde(default)]
+    algorithm: Algorithm,
+    hash_on: Option<HashOn>,
+    slow_start: Option<String>,
+    panic_threshold: Option<i64>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+enum Algorithm {
+    #[default]
+    PeakEwma,
+    LeastRequest,
+    ConsistentHash,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct HashOn {
+    #[serde(default)]
+    header: String,
+    #[serde(default)]
+    cookie: String,
+    #[serde(default)]
+    query: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct OutlierDetection {
+    consecutive_failures: Option<i64>,
+    success_rate: Option<SuccessRate>,
+    interval: Option<String>,
+    eject_for: Option<String>,
+    max_ejected: Option<i64>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct SuccessRate {
+    deviations: Option<f64>,
+    minimum_calls: Option<i64>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct CircuitBreaker {
+    max_connections: Option<i64>,
+    max_pending: Option<i64>,
+    max_requests: Option<i64>,
+    max_retries: Option<i64>,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -32,6 +32,8 @@ pub enum Next {
     WebSocket,
     /// `grpc-status` in the head.
     Grpc(u16),
+    /// `grpc-status` in the trailers.
+    GrpcEnd(u16),
 }
 
 #[derive(Clone, Debug)]
@@ -120,6 +122,11 @@ impl App {
                         stream.write_all(&bytes[..n]).await.unwrap();
                     }
                 });
+            }
+            Some(Next::GrpcEnd(status)) => {
+                frames.pop();
+                frames
+                    .push(Ok(Frame::trailers(HeaderMap::from_iter([("grpc-status".parse().unwrap(), status.into())]))));
             }
             Some(Next::Grpc(status)) => {
                 response = response.header("grpc-status", status);

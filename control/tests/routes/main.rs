@@ -22,5 +22,6 @@ mod harness;
 mod matching;
 mod mesh;
 mod namespaces;
+mod resilience;
 mod traffic;
 mod websocket;

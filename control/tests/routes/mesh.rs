@@ -58,6 +58,7 @@ struct Told {
 pub struct Caller {
     pub side: Side,
     pub outbound: SocketAddr,
+    pub client: Arc<Outbound>,
 }
 
 impl Caller {
@@ -81,9 +82,9 @@ impl Caller {
             move |snapshot| apply.apply(snapshot),
             CancellationToken::new(),
         ));
-        tokio::spawn(client.run(listener));
+        tokio::spawn(Arc::clone(&client).run(listener));
         let enforcer = Arc::clone(&side.enforcer);
-        (Self { side, outbound }, Told { namespace: namespace.to_owned(), sender: snapshots, enforcer })
+        (Self { side, outbound, client }, Told { namespace: namespace.to_owned(), sender: snapshots, enforcer })
     }
 
     /// `GET` and the like, to `url` on this caller's outbound listener.
@@ -185,6 +186,20 @@ impl Mesh {
         }
     }
 
+    /// Manifests that make the sidecars of `others`, of its namespace, endpoints of `service` too.
+    pub fn endpoints(&self, service: &str, others: &[&str]) -> String {
+        let (namespace, name) = service.split_once('/').unwrap();
+        let slices = others.iter().enumerate().map(|(index, other)| {
+            format!(
+                "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {name}-more-{index}, namespace: \
+                 {namespace}, labels: {{kubernetes.io/service-name: {name}}}}}\naddressType: IPv4\nports: [{{name: main, \
+                 port: {}}}]\nendpoints: [{{addresses: [127.0.0.1]}}]\n",
+                self.services[*other].inbound.port()
+            )
+        });
+        slices.collect()
+    }
+
     fn snapshot_for(&self, world: &World, namespace: &str) -> Arc<Snapshot> {
         let subject = Subject::Sidecar { namespace: namespace.to_owned(), service_account: "web".to_owned() };
         Arc::new(snapshot(world, &subject))
@@ -209,10 +224,13 @@ fn write_services(directory: &tempfile::TempDir, services: &BTreeMap<&'static st
     let mut text = String::new();
     for (name, served) in services {
         let (namespace, name) = name.split_once('/').unwrap();
+        // Whoever serves one of a namespace may serve the others: `endpoints` makes them do so.
+        let inside = services.keys().filter_map(|other| other.strip_prefix(namespace)?.strip_prefix('/'));
+        let accounts = inside.collect::<Vec<_>>().join(",");
         text.push_str(&format!(
             "apiVersion: v1
 kind: Service
-metadata: {{name: {name}, namespace: {namespace}}}
+metadata: {{name: {name}, namespace: {namespace}, annotations: {{signet.dev/service-accounts: '{accounts}'}}}}
 spec: {{ports: [{{name: main, port: 80, appProtocol: {protocol}}}]}}
 ---
 apiVersion: discovery.k8s.io/v1

@@ -8,7 +8,7 @@ use crate::grpc;
 use crate::harness::{call, exchange, header, status};
 use crate::mesh::Mesh;
 
-fn policy(service: &str, spec: &str) -> String {
+pub fn policy(service: &str, spec: &str) -> String {
     format!(
         "apiVersion: signet.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: p, namespace: bank}}\nspec: \
          {{targetRefs: [{{kind: Service, name: {service}}}], {spec}}}\n"
@@ -21,7 +21,7 @@ const TWO: &str = "rateLimits: [{clients: [{serviceAccount: web}], requests: 1, 
 /// HTTP/1.1 goes through the relay, HTTP/2 through the general server.
 const HTTP: &[(&str, &str)] = &[("bank/echo", "http"), ("bank/two", "http2")];
 
-fn text<'h>(head: &'h HeaderMap, name: &str) -> Option<&'h str> {
+pub fn text<'h>(head: &'h HeaderMap, name: &str) -> Option<&'h str> {
     head.get(name).and_then(|value| value.to_str().ok())
 }
 

@@ -68,6 +68,21 @@ fn snapshots() -> Vec<Vec<u8>> {
                 abort_status: 503,
                 abort_grpc: 14,
             }),
+            balancing: Some(wire::Balancing {
+                algorithm: "consistent_hash".to_owned(),
+                hash_header: "x-account".to_owned(),
+                slow_start_ms: 30_000,
+                panic_percent: Some(40),
+                ..wire::Balancing::default()
+            }),
+            outlier: Some(wire::Outlier {
+                consecutive_failures: 5,
+                interval_ms: 10_000,
+                eject_ms: 30_000,
+                max_ejected_percent: 50,
+                ..wire::Outlier::default()
+            }),
+            breaker: Some(wire::Breaker { max_connections: 8, ..wire::Breaker::default() }),
         }),
         ..wire::OutboundService::default()
     };

@@ -78,7 +78,7 @@ fn ledger(gateway: &Gateway, fronts: &[Front]) -> Arc<Upstream> {
     let tls = signet_mtls::client_config(&source, Select::Workload, PeerRule::AnyOf(vec![id(LEDGER)]), &[alpn::TCP]);
     let pool = GatewayPool::new(&remote, &source, Select::Workload);
     let shared = Shared { source, metrics: Metrics::register(&mut Registry::default()), tasks: TaskTracker::new() };
-    Upstream::remote(pool, remote.authority, tls, Wire::Tcp, shared)
+    Upstream::remote(pool, remote.authority, tls, Wire::Tcp, shared, None)
 }
 
 async fn reach(ledger: &Upstream) -> Transport {

@@ -20,7 +20,7 @@ use super::http::{Client, Reach};
 use super::table::Destination;
 use crate::ambiguity::Unambiguous;
 use crate::answer::{self, Form};
-use crate::balance::InFlight;
+use crate::balance::{InFlight, Limit};
 use crate::body::Body;
 use crate::decide::{Call, reason};
 use crate::detect::Prefixed;
@@ -111,14 +111,16 @@ impl Client {
 pub(super) async fn dial(to: &Destination, cause: &HeaderMap) -> Result<(Transport, InFlight), Box<Response<Body>>> {
     let mut avoid = None;
     loop {
-        let Some((index, upstream)) = to.pick(avoid) else {
-            return Err(Box::new(answer::fault(Form::Http, answer::NO_ENDPOINTS)));
+        let Some((index, upstream)) = to.pick(avoid, None) else {
+            return Err(Box::new(answer::fault(Form::Http, to.none())));
         };
         match upstream.raw(cause).await {
             Ok(dialled) => return Ok(dialled),
-            Err(UpstreamError::Connect { .. } | UpstreamError::Timeout { .. })
-                if avoid.is_none() && to.endpoints() > 1 =>
-            {
+            Err(
+                UpstreamError::Connect { .. }
+                | UpstreamError::Timeout { .. }
+                | UpstreamError::Overflow { limit: Limit::Connections, .. },
+            ) if avoid.is_none() && to.endpoints() > 1 => {
                 avoid = Some(index);
             }
             Err(error) => return Err(Box::new(answer::unreachable(Form::Http, &error))),

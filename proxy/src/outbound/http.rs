@@ -196,7 +196,7 @@ impl Client {
             self.refused(HeadError::Upgrade);
             return answer::refused_head(form, HeadError::Upgrade, parts.version);
         }
-        if let Some(asked_for) = &to.service.faults
+        if let Some(asked_for) = to.service.traffic.as_ref().and_then(|traffic| traffic.faults.as_ref())
             && let Some(response) = Box::pin(faults::make(asked_for, form, &self.outbound.shared.metrics)).await
         {
             trace.answered(response.status().as_u16());
@@ -213,6 +213,7 @@ impl Client {
         }
         headers::strip(&mut parts.headers);
         trace.pass_on(&mut parts.headers);
+        let key = to.key(&parts.headers, path.query());
         forward::shape(&mut parts, wire, path, &host);
         forward::frame(&mut parts, wire, &body);
         if handshake.is_some() {
@@ -220,7 +221,7 @@ impl Client {
         }
         let mut request = Request::from_parts(parts, Body::from(body));
         request.extensions_mut().clear();
-        let mut response = send(&to, request, form).await;
+        let mut response = send(&to, request, form, key).await;
         headers::strip_hop(response.headers_mut());
         response = self.switch(handshake, response);
         trace.answered(response.status().as_u16());
@@ -297,11 +298,11 @@ impl Client {
 }
 
 /// Sends to an endpoint, and to another one when the request certainly never left.
-async fn send(to: &Destination, mut request: Request<Body>, form: Form) -> Response<Body> {
+async fn send(to: &Destination, mut request: Request<Body>, form: Form, key: Option<u64>) -> Response<Body> {
     let mut avoid = None;
     loop {
-        let Some((index, upstream)) = to.pick(avoid) else {
-            return answer::fault(form, answer::NO_ENDPOINTS);
+        let Some((index, upstream)) = to.pick(avoid, key) else {
+            return answer::fault(form, to.none());
         };
         match upstream.send(request).await {
             Ok(response) => return response,

@@ -13,6 +13,7 @@ use crate::forward;
 use crate::relay::{Admitted, Looked, RequestHead, Role, Side};
 use crate::serve::{Signal, Signals};
 use crate::snapshot::Protocol;
+use crate::snapshot::traffic::{Algorithm, Traffic};
 use crate::tls::Wire;
 use crate::upstream::{Upstream, UpstreamError};
 
@@ -47,7 +48,12 @@ impl Relayed {
 
 /// Whether calls of this route can be relayed. What the relay does not know of a route has to be refused here.
 fn suits(route: &Destination) -> bool {
-    route.service.protocol == Protocol::Http && route.routing.is_none() && route.service.faults.is_none()
+    let unusual = |traffic: &Arc<Traffic>| {
+        traffic.faults.is_some() || matches!(traffic.balancing.algorithm, Algorithm::ConsistentHash(_))
+    };
+    route.service.protocol == Protocol::Http
+        && route.routing.is_none()
+        && !route.service.traffic.as_ref().is_some_and(unusual)
 }
 
 impl Role for Relayed {
@@ -58,7 +64,7 @@ impl Role for Relayed {
     async fn admit(&mut self, head: &RequestHead, bytes: &[u8]) -> Admitted {
         self.received = Instant::now();
         let Some(route) = self.find(head, bytes).filter(|route| suits(route)) else { return Admitted::Other };
-        match route.pick(None) {
+        match route.pick(None, None) {
             Some((index, upstream)) if upstream.wire() == Wire::Http1 && !upstream.is_remote() => {
                 let upstream = Arc::clone(upstream);
                 self.route = Some((route, index));
@@ -73,7 +79,7 @@ impl Role for Relayed {
         if route.endpoints() < 2 {
             return None;
         }
-        route.pick(Some(avoid)).map(|(_, upstream)| Arc::clone(upstream))
+        route.pick(Some(avoid), None).map(|(_, upstream)| Arc::clone(upstream))
     }
 
     fn failed(&self, error: &UpstreamError) -> Response<Body> {

@@ -96,6 +96,7 @@ pub(super) async fn forward(routing: &Routing, asked: Asked<'_>, body: Incoming)
     }
     filters::modify(&backend.request_headers, &mut parts.headers);
     let wire = Wire::for_protocol(to.service.protocol);
+    let key = to.key(&parts.headers, path.query());
     forward::shape(&mut parts, wire, path, &host);
     body.frame(&mut parts, wire);
     if websocket {
@@ -104,7 +105,7 @@ pub(super) async fn forward(routing: &Routing, asked: Asked<'_>, body: Incoming)
         }
         Handshake::pass_on(&mut parts.headers);
     }
-    let call = attempts::Call { rule, to, budget: &routing.budget, form };
+    let call = attempts::Call { rule, to, budget: &routing.budget, form, key };
     let mut response = call.run(parts, body).await;
     headers::strip_hop(response.headers_mut());
     filters::modify(&backend.response_headers, response.headers_mut());

@@ -1,15 +1,19 @@
 //! Names to services to endpoints, as one snapshot has them. Endpoints that stay keep their connections and load.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use http::HeaderMap;
 use signet_mtls::{Select, SpiffeId};
 
+use super::hashing;
 use super::route::{Budget, Routing, Targets};
-use crate::balance;
+use crate::answer::{self, Fault};
+use crate::balance::{self, Group, Member, Spread, Ward};
 use crate::snapshot::route::{Backend, Routes};
+use crate::snapshot::traffic::Algorithm;
 use crate::snapshot::{OutboundService, Protocol, RemoteGateway, Snapshot};
 use crate::tls::{self, Wire};
 use crate::upstream::{GatewayPool, Shared, Upstream};
@@ -20,27 +24,75 @@ enum Place {
     Remote(RemoteGateway),
 }
 
-type Key = (Place, Wire, Vec<SpiffeId>);
-type Plain = HashMap<(Arc<str>, u16), Arc<Destination>>;
+/// A service's name and port.
+type Name = (Arc<str>, u16);
+/// A service that is governed has connections of its own.
+type Key = (Place, Wire, Vec<SpiffeId>, Option<Name>);
+type Plain = HashMap<Name, Arc<Destination>>;
 
 /// A service and its endpoints.
 pub(crate) struct Destination {
     pub(crate) service: Arc<OutboundService>,
     upstreams: Vec<Arc<Upstream>>,
+    /// Set when a TrafficPolicy says more than that faults are to be made.
+    spread: Option<Arc<Spread>>,
     /// Set when routes are attached to the service; what they lead to is a destination without.
     pub(super) routing: Option<Routing>,
 }
 
 impl Destination {
-    /// An endpoint, by power of two choices; `avoid` one that just failed.
-    pub(crate) fn pick(&self, avoid: Option<usize>) -> Option<(usize, &Arc<Upstream>)> {
-        let i = balance::pick(&self.upstreams, |u| u.load(), Instant::now(), avoid)?;
+    /// An endpoint; `avoid` one that just failed. `key` is what [`Destination::key`] said.
+    pub(crate) fn pick(&self, avoid: Option<usize>, key: Option<u64>) -> Option<(usize, &Arc<Upstream>)> {
+        let now = Instant::now();
+        let i = match &self.spread {
+            Some(spread) => spread.pick(now, avoid, key)?,
+            None => balance::pick(&self.upstreams, |u| u.load(), now, avoid)?,
+        };
         Some((i, self.upstreams.get(i)?))
+    }
+
+    /// What a call is spread by, when its service's policy hashes a part of calls and this one has it.
+    pub(crate) fn key(&self, headers: &HeaderMap, query: Option<&str>) -> Option<u64> {
+        match &self.service.traffic.as_ref()?.balancing.algorithm {
+            Algorithm::ConsistentHash(on) => hashing::key(on, headers, query),
+            Algorithm::PeakEwma | Algorithm::LeastRequest => None,
+        }
+    }
+
+    /// What a caller is told when there is nothing to pick.
+    pub(crate) fn none(&self) -> Fault {
+        if self.upstreams.is_empty() { answer::NO_ENDPOINTS } else { answer::NO_HEALTHY }
+    }
+
+    /// What its callers share, when a policy governs it.
+    pub(crate) fn ward(&self) -> Option<&Arc<Ward>> {
+        self.spread.as_ref().map(|spread| spread.ward())
+    }
+
+    pub(super) fn upstreams(&self) -> &[Arc<Upstream>] {
+        &self.upstreams
     }
 
     pub(crate) fn endpoints(&self) -> usize {
         self.upstreams.len()
     }
+}
+
+fn name_of(service: &OutboundService) -> Name {
+    (Arc::clone(&service.service), service.port)
+}
+
+fn member(ward: Option<&Arc<Ward>>, name: &impl ToString) -> Option<Arc<Member>> {
+    ward.map(|ward| Member::new(Arc::clone(ward), name.to_string(), Instant::now()))
+}
+
+fn spread(ward: Arc<Ward>, upstreams: &[Arc<Upstream>]) -> Spread {
+    let endpoints: Vec<_> = upstreams
+        .iter()
+        .filter_map(|upstream| Some((Arc::clone(upstream.member()?), Arc::clone(upstream.load()))))
+        .collect();
+    let all = Group::new(1, (0..endpoints.len()).collect());
+    Spread::new(ward, endpoints, vec![vec![all]])
 }
 
 /// What an app may ask for.
@@ -49,7 +101,8 @@ pub(crate) struct Table {
     hosts: HashMap<Arc<str>, Vec<Arc<Destination>>>,
     /// Services by the addresses that stand for them, and by those of their endpoints (with the endpoint's index).
     addresses: HashMap<SocketAddr, (Arc<Destination>, Option<usize>)>,
-    budgets: HashMap<(Arc<str>, u16), Arc<Budget>>,
+    budgets: HashMap<Name, Arc<Budget>>,
+    wards: HashMap<Name, Arc<Ward>>,
     upstreams: HashMap<Key, Arc<Upstream>>,
     gateways: HashMap<(Vec<Arc<str>>, SpiffeId), Arc<GatewayPool>>,
 }
@@ -62,15 +115,17 @@ impl Table {
         let mut plain = HashMap::new();
         for service in &snapshot.outbound {
             let wire = Wire::for_protocol(service.protocol);
-            let upstreams = match &service.gateway {
-                Some(gateway) => vec![table.remote(service, gateway, wire, old, shared)],
+            let ward = table.ward(service, old, shared);
+            let upstreams: Vec<_> = match &service.gateway {
+                Some(gateway) => vec![table.remote(service, gateway, wire, ward.as_ref(), old, shared)],
                 None => service
                     .endpoints
                     .iter()
-                    .map(|address| table.sidecar(service, *address, wire, old, shared))
+                    .map(|address| table.sidecar(service, *address, wire, ward.as_ref(), old, shared))
                     .collect(),
             };
-            let destination = Arc::new(Destination { service: Arc::clone(service), upstreams, routing: None });
+            let spread = ward.map(|ward| Arc::new(spread(ward, &upstreams)));
+            let destination = Arc::new(Destination { service: Arc::clone(service), upstreams, spread, routing: None });
             if routed {
                 plain.insert((Arc::clone(&service.service), service.port), Arc::clone(&destination));
             }
@@ -84,6 +139,7 @@ impl Table {
                 table.name(Arc::new(Destination {
                     service: Arc::clone(&destination.service),
                     upstreams: destination.upstreams.clone(),
+                    spread: destination.spread.clone(),
                     routing: Some(routing),
                 }));
             }
@@ -111,6 +167,7 @@ impl Table {
             Some(upstream) => Some(Arc::new(Destination {
                 service: Arc::clone(&to.service),
                 upstreams: vec![Arc::clone(upstream)],
+                spread: None,
                 routing: None,
             })),
             None => Some(Arc::clone(to)),
@@ -140,18 +197,34 @@ impl Table {
         Routing { routes: Arc::clone(routes), targets: targets.collect(), budget }
     }
 
+    /// What callers of `service` share, when its policy concerns endpoints.
+    fn ward(&mut self, service: &OutboundService, old: &Self, shared: &Shared) -> Option<Arc<Ward>> {
+        let traffic = service.traffic.as_ref().filter(|traffic| traffic.concerns_endpoints())?;
+        let name = name_of(service);
+        let ward = match old.wards.get(&name) {
+            Some(ward) => {
+                ward.follow(traffic);
+                Arc::clone(ward)
+            }
+            None => Ward::new(Arc::clone(&service.service), Arc::clone(traffic), Arc::clone(&shared.metrics)),
+        };
+        self.wards.insert(name, Arc::clone(&ward));
+        Some(ward)
+    }
+
     fn sidecar(
         &mut self,
         service: &OutboundService,
         address: SocketAddr,
         wire: Wire,
+        ward: Option<&Arc<Ward>>,
         old: &Self,
         shared: &Shared,
     ) -> Arc<Upstream> {
-        let key = (Place::Sidecar(address), wire, service.spiffe_ids.clone());
+        let key = (Place::Sidecar(address), wire, service.spiffe_ids.clone(), ward.map(|_| name_of(service)));
         let make = || {
             let tls = tls::outbound(&shared.source, Select::Workload, &service.spiffe_ids, wire);
-            Upstream::sidecar(address, tls, wire, shared.clone())
+            Upstream::sidecar(address, tls, wire, shared.clone(), member(ward, &address))
         };
         Arc::clone(
             self.upstreams.entry(key.clone()).or_insert_with(|| old.upstreams.get(&key).cloned().unwrap_or_else(make)),
@@ -163,6 +236,7 @@ impl Table {
         service: &OutboundService,
         gateway: &RemoteGateway,
         wire: Wire,
+        ward: Option<&Arc<Ward>>,
         old: &Self,
         shared: &Shared,
     ) -> Arc<Upstream> {
@@ -173,10 +247,12 @@ impl Table {
                 .cloned()
                 .unwrap_or_else(|| GatewayPool::new(gateway, &shared.source, Select::Workload))
         }));
-        let key = (Place::Remote(gateway.clone()), wire, service.spiffe_ids.clone());
+        let place = Place::Remote(gateway.clone());
+        let key = (place, wire, service.spiffe_ids.clone(), ward.map(|_| name_of(service)));
         let make = || {
             let tls = tls::outbound(&shared.source, Select::Workload, &service.spiffe_ids, wire);
-            Upstream::remote(pool, Arc::clone(&gateway.authority), tls, wire, shared.clone())
+            let member = member(ward, &gateway.authority);
+            Upstream::remote(pool, Arc::clone(&gateway.authority), tls, wire, shared.clone(), member)
         };
         Arc::clone(
             self.upstreams.entry(key.clone()).or_insert_with(|| old.upstreams.get(&key).cloned().unwrap_or_else(make)),
@@ -197,6 +273,13 @@ impl Table {
             (None, [only]) => Some(only),
             (None, _) => on(default),
         }
+    }
+
+    /// Each service once, in order of names.
+    pub(super) fn services(&self) -> impl Iterator<Item = &Arc<Destination>> {
+        let named: BTreeMap<_, _> =
+            self.hosts.values().flatten().map(|to| ((Arc::clone(&to.service.service), to.service.port), to)).collect();
+        named.into_values()
     }
 
     /// Drops idle connections that nobody will take any more.

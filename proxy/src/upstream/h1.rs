@@ -12,7 +12,9 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 
+use super::turn::Turn;
 use super::{Failure, LeaseKind, Upstream, UpstreamError};
+use crate::balance::Slot;
 use crate::body::Body;
 use crate::limits;
 
@@ -26,6 +28,7 @@ struct Idle {
     born: Instant,
     since: Instant,
     generation: u64,
+    slot: Option<Slot>,
 }
 
 impl Idle {
@@ -81,13 +84,15 @@ pub(super) struct Lease {
     sender: SendRequest<Body>,
     born: Instant,
     generation: u64,
+    slot: Option<Slot>,
 }
 
 impl Lease {
     pub(super) fn give_back(self) {
-        let Self { upstream, sender, born, generation } = self;
+        let Self { upstream, sender, born, generation, slot } = self;
         if !sender.is_closed() {
-            upstream.h1.put(Idle { sender, born, since: Instant::now(), generation });
+            upstream.h1.put(Idle { sender, born, since: Instant::now(), generation, slot });
+            upstream.freed();
         }
     }
 }
@@ -97,13 +102,22 @@ pub(super) async fn send(
     mut request: Request<Body>,
 ) -> Result<(Response<Incoming>, LeaseKind), Failure> {
     let generation = upstream.generation();
-    if let Some(idle) = upstream.h1.take(generation) {
+    let mut turn = match upstream.h1.take(generation) {
+        Some(idle) => Turn { idle: Some(idle), slot: None, waiting: None },
+        None => match upstream.turn(|| upstream.h1.take(generation)).await {
+            Ok(turn) => turn,
+            Err(error) => return Err(Failure::unsent(error, request)),
+        },
+    };
+    if let Some(idle) = turn.idle {
+        turn.waiting = None;
         upstream.shared.metrics.pool_reused.inc();
         let spare = repeatable(&request);
         let mut sender = idle.sender;
         match sender.try_send_request(request).await {
             Ok(response) => {
-                let lease = Lease { upstream: Arc::clone(upstream), sender, born: idle.born, generation };
+                let lease =
+                    Lease { upstream: Arc::clone(upstream), sender, born: idle.born, generation, slot: idle.slot };
                 return Ok((response, LeaseKind::Http1(lease)));
             }
             Err(mut error) => {
@@ -119,6 +133,8 @@ pub(super) async fn send(
                     }
                 };
                 upstream.shared.metrics.pool_retried.inc();
+                // In the place of the one that was dead.
+                turn.slot = idle.slot;
             }
         }
     }
@@ -127,9 +143,11 @@ pub(super) async fn send(
         Ok(sender) => sender,
         Err(error) => return Err(Failure::unsent(error, request)),
     };
+    drop(turn.waiting);
     match sender.try_send_request(request).await {
         Ok(response) => {
-            let lease = Lease { upstream: Arc::clone(upstream), sender, born: Instant::now(), generation };
+            let slot = turn.slot;
+            let lease = Lease { upstream: Arc::clone(upstream), sender, born: Instant::now(), generation, slot };
             Ok((response, LeaseKind::Http1(lease)))
         }
         Err(mut error) => {

@@ -55,14 +55,14 @@ impl Drop for Stream {
 }
 
 impl Pool {
-    fn take(&self, generation: u64) -> Option<(SendRequest<Body>, Stream)> {
+    /// With `most` connections open, calls queue for streams rather than fail.
+    fn take(&self, generation: u64, most: usize) -> Option<(SendRequest<Body>, Stream)> {
         let now = Instant::now();
         let mut open = self.open.lock();
         // Connections that are let go here live on until their last stream ends.
         open.retain(|c| c.usable(now, generation));
-        let full = open.len() >= limits::H2_CONNECTIONS;
+        let full = open.len() >= most;
         let least = open.iter().min_by_key(|c| c.streams.load(Ordering::Relaxed))?;
-        // With all connections open that may be, calls queue for streams rather than fail.
         if least.streams.load(Ordering::Relaxed) >= limits::H2_STREAMS && !full {
             return None;
         }
@@ -109,12 +109,15 @@ pub(super) async fn send(
 
 async fn take(upstream: &Arc<Upstream>, cause: &HeaderMap) -> Result<(SendRequest<Body>, Stream, bool), UpstreamError> {
     let generation = upstream.generation();
-    if let Some((sender, stream)) = upstream.h2.take(generation) {
+    let asked_for = upstream.member().and_then(|member| member.most());
+    let most = asked_for.map_or(limits::H2_CONNECTIONS, |most| limits::H2_CONNECTIONS.min(most as usize));
+    if let Some((sender, stream)) = upstream.h2.take(generation, most) {
         upstream.shared.metrics.pool_reused.inc();
         return Ok((sender, stream, true));
     }
+    let _waiting = upstream.waiting()?;
     let _turn = upstream.h2.connecting.lock().await;
-    if let Some((sender, stream)) = upstream.h2.take(generation) {
+    if let Some((sender, stream)) = upstream.h2.take(generation, most) {
         return Ok((sender, stream, true));
     }
     let transport = upstream.dial(cause).await?;

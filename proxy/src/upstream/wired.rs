@@ -9,8 +9,9 @@ use http::HeaderMap;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead as _, ReadBuf};
 
+use super::turn::Turn;
 use super::{Target, Transport, Upstream, UpstreamError};
-use crate::balance::InFlight;
+use crate::balance::{InFlight, Slot};
 use crate::limits;
 
 #[derive(Default)]
@@ -23,6 +24,7 @@ struct Idle {
     born: Instant,
     since: Instant,
     generation: u64,
+    slot: Option<Slot>,
 }
 
 impl Idle {
@@ -88,19 +90,29 @@ impl Wired {
         matches!(self.upstream.target, Target::App(_))
     }
 
-    pub(crate) fn answered(&self, at: Instant) {
+    /// With the status of a final answer.
+    pub(crate) fn answered(&self, status: u16, at: Instant) {
         self.in_flight.answered(at);
+        self.upstream.judge(status < 500);
     }
 
-    pub(crate) fn failed(&self) {
+    /// `fresh`: no earlier call left it.
+    pub(crate) fn failed(&self, fresh: bool) {
         self.in_flight.failed(Instant::now());
         self.upstream.shared.metrics.pool_failed.inc();
+        // That a connection went away while it was idle says nothing of the endpoint.
+        if fresh {
+            self.upstream.judge(false);
+        }
     }
 
     /// The call ended as it should, and nothing of it is left on the connection.
     pub(crate) fn give_back(self) {
-        let Self { upstream, transport, born, generation, in_flight: _ } = self;
-        upstream.wired.put(Idle { transport, born, since: Instant::now(), generation });
+        let Self { upstream, transport, born, generation, mut in_flight } = self;
+        let slot = in_flight.take_slot();
+        drop(in_flight);
+        upstream.wired.put(Idle { transport, born, since: Instant::now(), generation, slot });
+        upstream.freed();
     }
 }
 
@@ -108,27 +120,59 @@ impl Upstream {
     /// A connection that an earlier call left.
     pub(crate) fn wired_idle(self: &Arc<Self>) -> Option<Wired> {
         let generation = self.generation();
-        let Idle { transport, born, .. } = self.wired.take(generation)?;
-        self.shared.metrics.pool_reused.inc();
-        let in_flight = InFlight::start(&self.load, Instant::now());
-        Some(Wired { upstream: Arc::clone(self), transport, born, generation, in_flight })
+        let idle = self.wired.take(generation)?;
+        // Over its limit the call is refused where a new connection would be made.
+        let in_flight = self.begin().ok()?;
+        Some(self.take_over(idle, generation, in_flight))
     }
 
-    /// A new connection.
+    fn take_over(self: &Arc<Self>, idle: Idle, generation: u64, in_flight: InFlight) -> Wired {
+        self.shared.metrics.pool_reused.inc();
+        let Idle { transport, born, slot, .. } = idle;
+        let in_flight = match slot {
+            Some(slot) => in_flight.on(slot),
+            None => in_flight,
+        };
+        Wired { upstream: Arc::clone(self), transport, born, generation, in_flight }
+    }
+
+    /// A new connection, or one that became idle while this call waited.
     ///
     /// # Errors
     /// When none could be made.
     pub(crate) async fn wired_new(self: &Arc<Self>) -> Result<Wired, UpstreamError> {
-        let in_flight = InFlight::start(&self.load, Instant::now());
-        // Of the identity before dialling: a rotation meanwhile makes the connection one of the past.
+        // Boxed: what governed services need must not make the future of every connection larger.
+        if self.member.is_some() {
+            return Box::pin(self.wired_governed()).await;
+        }
+        let in_flight = self.begin()?;
+        self.wired_dial(in_flight, self.generation()).await
+    }
+
+    async fn wired_governed(self: &Arc<Self>) -> Result<Wired, UpstreamError> {
+        let mut in_flight = self.begin()?;
         let generation = self.generation();
+        let Turn { idle, slot, waiting } = self.turn(|| self.wired.take(generation)).await?;
+        if let Some(idle) = idle {
+            return Ok(self.take_over(idle, generation, in_flight));
+        }
+        if let Some(slot) = slot {
+            in_flight = in_flight.on(slot);
+        }
+        let wired = self.wired_dial(in_flight, generation).await;
+        drop(waiting);
+        wired
+    }
+
+    /// `generation` is of the identity before dialling: a rotation meanwhile makes the connection one of the past.
+    async fn wired_dial(self: &Arc<Self>, in_flight: InFlight, generation: u64) -> Result<Wired, UpstreamError> {
         match self.dial(&HeaderMap::new()).await {
             Ok(transport) => {
-                Ok(Wired { upstream: Arc::clone(self), transport, born: Instant::now(), generation, in_flight })
+                let (upstream, born) = (Arc::clone(self), Instant::now());
+                Ok(Wired { upstream, transport, born, generation, in_flight })
             }
             Err(error) => {
-                in_flight.failed(Instant::now());
-                self.shared.metrics.pool_failed.inc();
+                self.failed(&error, &in_flight);
                 Err(error)
             }
         }

@@ -73,7 +73,7 @@ impl Way {
                 endpoints: vec!["10.99.0.1:80".parse().unwrap()],
                 gateway: None,
                 routes: None,
-                faults: None,
+                traffic: None,
                 addresses: vec!["10.96.0.7".parse().unwrap()],
             })],
             external,

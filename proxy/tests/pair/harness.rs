@@ -237,7 +237,7 @@ impl Pair {
                 gateway: None,
                 addresses: Vec::new(),
                 routes: None,
-                faults: None,
+                traffic: None,
             })],
             exported: Vec::new(),
             external: Vec::new(),

@@ -150,7 +150,7 @@ async fn calls(wire: &Wire, mode: InboundMode, family: usize) {
             endpoints: vec![SocketAddr::new(workload, app.port())],
             gateway: None,
             routes: None,
-            faults: None,
+            traffic: None,
             addresses: vec![CLUSTER_IP[family].parse().unwrap()],
         })],
         ..Snapshot::empty(TD.parse().unwrap())

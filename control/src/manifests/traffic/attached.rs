@@ -36,14 +36,21 @@ pub(in crate::manifests) fn unmet(desired: &Desired, policy: &TrafficPolicy) -> 
                 policy.name
             ));
         }
-        let tcp = ports.filter(|port| port.protocol == Protocol::Tcp).map(|port| port.port);
-        if policy.traffic.faults.is_some() {
-            warnings.extend(tcp.map(|port| {
-                format!(
+        let hashes =
+            policy.traffic.balancing.as_ref().is_some_and(|balancing| balancing.algorithm == "consistent_hash");
+        for port in ports.filter(|port| port.protocol == Protocol::Tcp).map(|port| port.port) {
+            if policy.traffic.faults.is_some() {
+                warnings.push(format!(
                     "TrafficPolicy `{}` has faults, which are not made for port {port} of `{name}`: it speaks TCP",
                     policy.name
-                )
-            }));
+                ));
+            }
+            if hashes {
+                warnings.push(format!(
+                    "TrafficPolicy `{}` hashes a part of requests, which port {port} of `{name}` has none of: it speaks TCP",
+                    policy.name
+                ));
+            }
         }
     }
     warnings

@@ -2,6 +2,7 @@
 
 use signet_api::control as wire;
 
+use super::spread::{balancing, breaker, outlier};
 use super::{Faults, RateLimit, TargetRef, TrafficPolicy as Written};
 use crate::manifests::ManifestError;
 use crate::manifests::place::Place;
@@ -14,7 +15,7 @@ const MAX_LIST: usize = 64;
 /// Longer ones are mistakes of a unit.
 const MAX_DURATION_MS: u64 = 3_600_000;
 
-type Checked<T> = Result<T, ManifestError>;
+pub(super) type Checked<T> = Result<T, ManifestError>;
 
 /// What `manifest` says.
 pub(in crate::manifests) fn read(place: &Place, manifest: &Written) -> Checked<TrafficPolicy> {
@@ -22,6 +23,9 @@ pub(in crate::manifests) fn read(place: &Place, manifest: &Written) -> Checked<T
     let spec = &manifest.spec;
     let traffic = wire::Traffic {
         policy: format!("TrafficPolicy/{name}"),
+        balancing: spec.load_balancing.as_ref().map(|written| balancing(place, written)).transpose()?,
+        outlier: spec.outlier_detection.as_ref().map(|written| outlier(place, written)).transpose()?,
+        breaker: spec.circuit_breaker.as_ref().map(|written| breaker(place, written)).transpose()?,
         faults: spec.faults.as_ref().map(|written| faults(place, written)).transpose()?,
     };
     let targets = targets(place, &spec.target_refs, &name)?;
@@ -35,12 +39,12 @@ pub(in crate::manifests) fn read(place: &Place, manifest: &Written) -> Checked<T
 }
 
 /// A whole number of a field, within bounds.
-fn number(place: &Place, field: &str, value: i64, least: i64, most: i64) -> Checked<u32> {
+pub(super) fn number(place: &Place, field: &str, value: i64, least: i64, most: i64) -> Checked<u32> {
     let fits = u32::try_from(value).ok().filter(|_| (least..=most).contains(&value));
     fits.ok_or_else(|| place.error(field, format!("`{value}` is not a number from {least} to {most}")))
 }
 
-fn duration(place: &Place, field: &str, text: &str, least: u64) -> Checked<u64> {
+pub(super) fn duration(place: &Place, field: &str, text: &str, least: u64) -> Checked<u64> {
     let ms = duration_ms(place, field, text)?;
     if (least..=MAX_DURATION_MS).contains(&ms) {
         return Ok(ms);
@@ -48,7 +52,7 @@ fn duration(place: &Place, field: &str, text: &str, least: u64) -> Checked<u64> 
     Err(place.error(field, format!("`{text}` is not a duration from {least}ms to 1h")))
 }
 
-fn bounded(place: &Place, field: &str, length: usize) -> Checked<()> {
+pub(super) fn bounded(place: &Place, field: &str, length: usize) -> Checked<()> {
     if length > MAX_LIST {
         return Err(place.error(field, format!("{length} entries are more than {MAX_LIST}")));
     }

@@ -34,14 +34,17 @@ fn read(texts: &[&str]) -> Result<Desired, Vec<ManifestError>> {
 
 /// Each field that there is, at least once.
 const EVERYTHING: &str =
-    "rateLimits: [{clients: [{serviceAccount: web, namespace: shop}], requests: 10, per: 1m, burst: 3}, {requests: 5}]
+    "loadBalancing: {algorithm: ConsistentHash, hashOn: {header: X-Account}, slowStart: 30s, panicThreshold: 40}
+outlierDetection: {consecutiveFailures: 5, successRate: {deviations: 1.5, minimumCalls: 20}, interval: 5s, ejectFor: 1m, maxEjected: 60}
+circuitBreaker: {maxConnections: 10, maxPending: 20, maxRequests: 30, maxRetries: 4}
+rateLimits: [{clients: [{serviceAccount: web, namespace: shop}], requests: 10, per: 1m, burst: 3}, {requests: 5}]
 faults: {delay: {percent: 12.5, duration: 250ms}, abort: {percent: 0.01, status: 418, grpcStatus: 8}}";
 
 #[test]
 fn everything_that_a_policy_can_say_is_read() {
     let desired = read(&[&policy(EVERYTHING)]).unwrap();
-    assert_eq!(desired.warnings.len(), 1, "faults of a TCP port are named: {:?}", desired.warnings);
-    assert!(desired.warnings[0].contains("port 22"), "{:?}", desired.warnings);
+    assert_eq!(desired.warnings.len(), 2, "faults and hashing of a TCP port are named: {:?}", desired.warnings);
+    assert!(desired.warnings.iter().all(|warning| warning.contains("port 22")), "{:?}", desired.warnings);
     let policy = &desired.traffic[0];
     assert!(matches!(&policy.targets[..], [(Target::Service(name), None)] if name.to_string() == "bank/ledger"));
     assert_eq!(policy.traffic.policy, "TrafficPolicy/bank/ledger");
@@ -52,6 +55,27 @@ fn everything_that_a_policy_can_say_is_read() {
     let faults = policy.traffic.faults.as_ref().unwrap();
     assert_eq!((faults.delay_permyriad, faults.delay_ms), (1250, 250));
     assert_eq!((faults.abort_permyriad, faults.abort_status, faults.abort_grpc), (1, 418, 8));
+    let balancing = policy.traffic.balancing.as_ref().unwrap();
+    assert_eq!((balancing.algorithm.as_str(), balancing.hash_header.as_str()), ("consistent_hash", "x-account"));
+    assert_eq!((balancing.slow_start_ms, balancing.panic_percent), (30_000, Some(40)));
+    let outlier = policy.traffic.outlier.as_ref().unwrap();
+    assert_eq!((outlier.consecutive_failures, outlier.deviations_milli, outlier.minimum_calls), (5, 1500, 20));
+    assert_eq!((outlier.interval_ms, outlier.eject_ms, outlier.max_ejected_percent), (5000, 60_000, 60));
+    let breaker = policy.traffic.breaker.as_ref().unwrap();
+    assert_eq!((breaker.max_connections, breaker.max_pending), (10, 20));
+    assert_eq!((breaker.max_requests, breaker.max_retries), (30, 4));
+}
+
+#[test]
+fn what_is_left_out_has_its_default() {
+    let spec = "loadBalancing: {algorithm: ConsistentHash, hashOn: {cookie: session}}
+outlierDetection: {successRate: {}}";
+    let traffic = read(&[&policy(spec)]).unwrap().traffic[0].traffic.clone();
+    let (balancing, outlier) = (traffic.balancing.unwrap(), traffic.outlier.unwrap());
+    assert_eq!((balancing.hash_cookie.as_str(), balancing.panic_percent), ("session", None));
+    assert_eq!((outlier.consecutive_failures, outlier.deviations_milli, outlier.minimum_calls), (0, 1900, 100));
+    assert_eq!((outlier.interval_ms, outlier.eject_ms, outlier.max_ejected_percent), (10_000, 30_000, 50));
+    assert_eq!(traffic.breaker, None);
 }
 
 /// The paths of all fields; list entries as their list.
@@ -91,6 +115,8 @@ fn the_custom_resource_definition_describes_exactly_the_fields_that_are_read() {
     let spec: serde_json::Value = serde_saphyr::from_str(&format!("{target}\n{EVERYTHING}")).unwrap();
     let (mut known, mut said) = (BTreeSet::new(), BTreeSet::new());
     fields(&spec, "spec", &mut known);
+    // Which exclude each other.
+    known.extend(["cookie", "query"].map(|field| format!("spec.loadBalancing.hashOn.{field}")));
     described(&version["schema"]["openAPIV3Schema"]["properties"]["spec"], "spec", &mut said);
     assert_eq!(known, said);
 }
@@ -107,6 +133,19 @@ fn what_is_wrong_is_refused_with_its_line_and_field() {
         ("faults: {delay: {percent: 101, duration: 1s}}", "spec.faults.delay.percent"),
         ("faults: {delay: {percent: 1, duration: 2h}}", "spec.faults.delay.duration"),
         ("faults: {abort: {percent: 0.001}}", "spec.faults.abort.percent"),
+        ("loadBalancing: {hashOn: {header: x}}", "spec.loadBalancing.hashOn"),
+        ("loadBalancing: {algorithm: ConsistentHash}", "spec.loadBalancing.hashOn"),
+        ("loadBalancing: {algorithm: ConsistentHash, hashOn: {header: a, query: b}}", "spec.loadBalancing.hashOn"),
+        ("loadBalancing: {algorithm: ConsistentHash, hashOn: {header: 'a b'}}", "spec.loadBalancing.hashOn.header"),
+        ("loadBalancing: {slowStart: 2h}", "spec.loadBalancing.slowStart"),
+        ("loadBalancing: {panicThreshold: 101}", "spec.loadBalancing.panicThreshold"),
+        ("outlierDetection: {}", "spec.outlierDetection"),
+        ("outlierDetection: {consecutiveFailures: 0}", "spec.outlierDetection.consecutiveFailures"),
+        ("outlierDetection: {successRate: {deviations: 0}}", "spec.outlierDetection.successRate.deviations"),
+        ("outlierDetection: {consecutiveFailures: 1, ejectFor: 1ms}", "spec.outlierDetection.ejectFor"),
+        ("outlierDetection: {consecutiveFailures: 1, maxEjected: 0}", "spec.outlierDetection.maxEjected"),
+        ("circuitBreaker: {}", "spec.circuitBreaker"),
+        ("circuitBreaker: {maxConnections: -1}", "spec.circuitBreaker.maxConnections"),
         ("faults: {abort: {percent: 1, status: 200}}", "spec.faults.abort.status"),
     ] {
         let errors = read(&[&policy(spec)]).expect_err(spec);
@@ -118,7 +157,7 @@ fn what_is_wrong_is_refused_with_its_line_and_field() {
 #[test]
 fn a_misspelt_field_is_an_error_and_no_missing_limit() {
     for spec in
-        ["ratelimits: [{requests: 1}]", "circuitBreaker: {maxConnections: 1}", "faults: {abort: {percentage: 1}}"]
+        ["ratelimits: [{requests: 1}]", "circuitBreaker: {maxConnection: 1}", "faults: {abort: {percentage: 1}}"]
     {
         let errors = read(&[&policy(spec)]).expect_err(spec);
         assert!(errors[0].message.contains("unknown field"), "{spec}: {}", errors[0]);

@@ -11,6 +11,7 @@ use tracing::debug;
 
 use super::{Budget, Destination, copy_of, replay};
 use crate::answer::{self, Form};
+use crate::balance::{Limit, Ticket};
 use crate::body::Body;
 use crate::headers;
 use crate::snapshot::route::Rule;
@@ -25,6 +26,8 @@ pub(super) struct Call<'r> {
     pub(super) to: &'r Destination,
     pub(super) budget: &'r Budget,
     pub(super) form: Form,
+    /// What the call is spread by.
+    pub(super) key: Option<u64>,
 }
 
 /// What came of one attempt.
@@ -70,9 +73,11 @@ impl Call<'_> {
         let mut avoid = None;
         let mut moved = false;
         let mut tried = 0;
+        // Held while the call is being tried again.
+        let mut retrying = None;
         loop {
-            let Some((index, upstream)) = self.to.pick(avoid) else {
-                return answer::fault(self.form, answer::NO_ENDPOINTS);
+            let Some((index, upstream)) = self.to.pick(avoid, self.key) else {
+                return answer::fault(self.form, self.to.none());
             };
             // A call that cannot be repeated copies nothing.
             let sent = if self.rule.retry.is_some() { head.as_ref().map(copy_of) } else { head.take() };
@@ -91,7 +96,12 @@ impl Call<'_> {
                 continue;
             }
             let safe = if was_unsent || refused(&outcome) { Safe::Always } else { safe };
-            if let Some(delay) = self.again(&outcome, safe, &body, tried, deadline) {
+            if let Some(delay) = self.again(&outcome, safe, &body, tried, deadline)
+                && let Ok(ticket) = self.ticket(retrying.is_some())
+            {
+                if retrying.is_none() {
+                    retrying = ticket;
+                }
                 drop(outcome);
                 tokio::time::sleep(delay).await;
                 (tried, avoid) = (tried + 1, Some(index));
@@ -103,6 +113,14 @@ impl Call<'_> {
                 (Outcome::Failed(error), _) => answer::unreachable(self.form, &error),
                 (Outcome::Late, _) => answer::fault(self.form, answer::REQUEST_TIMEOUT),
             };
+        }
+    }
+
+    /// The call's place among retries; none is needed where no policy bounds them.
+    fn ticket(&self, has: bool) -> Result<Option<Ticket>, Limit> {
+        match self.to.ward() {
+            Some(ward) if !has => ward.ticket(Limit::Retries).map(Some),
+            _ => Ok(None),
         }
     }
 
@@ -121,6 +139,7 @@ impl Call<'_> {
                     // As slow as that at least: others are preferred for a while.
                     let limit = self.rule.backend_timeout.unwrap_or_default();
                     upstream.load().observe(std::time::Instant::now(), limit);
+                    upstream.judge(false);
                     return (Outcome::Late, None);
                 }
             },

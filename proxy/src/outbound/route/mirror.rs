@@ -63,6 +63,7 @@ pub(super) fn start(
     let wire = Wire::for_protocol(to.service.protocol);
     let mut copy = copy_of(parts);
     filters::modify(&mirror.backend.request_headers, &mut copy.headers);
+    let key = to.key(&copy.headers, path.query());
     forward::shape(&mut copy, wire, path.clone(), host);
     body.frame(&mut copy, wire);
     let request = Request::from_parts(copy, body.tap());
@@ -71,7 +72,7 @@ pub(super) fn start(
     client.outbound.shared.tasks.spawn(async move {
         let _place = place;
         let sent = async {
-            let (_, upstream) = to.pick(None)?;
+            let (_, upstream) = to.pick(None, key)?;
             match upstream.send(request).await {
                 Ok(response) => {
                     let mut body = response.into_body();
