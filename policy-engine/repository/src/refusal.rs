@@ -25,7 +25,7 @@ pub struct Refusal {
     /// Stable: `unsigned`, `unsupported_signature`, `bad_signature`, `untrusted_signer`, `signer_expired`,
     /// `signer_not_yet_valid`, `signer_not_author`, `signer_not_committer`, `needs_signatures`, `rewritten`, `too_large`, `symlink`,
     /// `submodule`, `not_utf8`, `corrupt`, `unreadable`, `no_branch`, `tests_failed`, or the code of the first problem
-    /// (`parse`, `validation`, `settings`, `missing_id`, `duplicate_id`, ...).
+    /// (`parse`, `validation`, `unguarded_attribute`, `settings`, `missing_id`, `duplicate_id`, ...).
     pub reason_code: String,
     /// What was wrong and where: commits by id, files with line and column.
     pub message: String,

@@ -34,7 +34,12 @@ fn each_refusal_names_code_line_and_column() {
             3,
             1,
         ),
-        ("@id(\"a\")\npermit(principal, action, resource)\nwhen { context.jwt.sub == \"x\" };", "validation", 3, 8),
+        (
+            "@id(\"a\")\npermit(principal, action, resource)\nwhen { context.jwt.sub == \"x\" };",
+            "unguarded_attribute",
+            3,
+            8,
+        ),
     ];
     for (policy, code, line, column) in table {
         let problem = &refused(policy)[0];
