@@ -203,22 +203,34 @@ fn validate(
         }
         problem
     };
+    let mut errors = Vec::new();
     for error in result.validation_errors() {
         let code = match error {
             ValidationError::UnsafeOptionalAttributeAccess(_) => "unguarded_attribute",
             ValidationError::UnsafeTagAccess(_) => "unguarded_tag",
             _ => "validation",
         };
-        problems.push(report(code, error.policy_id(), error));
+        errors.push(report(code, error.policy_id(), error));
     }
+    let mut weak = Vec::new();
     for warning in result.validation_warnings() {
         let code = match warning {
             ValidationWarning::ImpossiblePolicy(_) | ValidationWarning::InvalidActionApplication(_) => "never_matches",
             _ => "validation_warning",
         };
         let found = report(code, warning.policy_id(), warning);
-        warnings.push(Problem { severity: crate::Severity::Warning, ..found });
+        weak.push(Problem { severity: crate::Severity::Warning, ..found });
     }
+    problems.extend(in_order(errors));
+    warnings.extend(in_order(weak));
+}
+
+/// By place, code and words. The validator finds things in no fixed order, and one mistake once for each action that it
+/// concerns; the first of them is a refusal's reason, which has to be the same on every machine.
+fn in_order(mut found: Vec<Problem>) -> Vec<Problem> {
+    let key = |p: &Problem| (p.path.clone(), p.line, p.column, p.code.clone(), p.message.clone());
+    found.sort_by_cached_key(key);
+    found
 }
 
 /// A Cedar error as a problem; its first label is the place.
