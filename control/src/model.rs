@@ -35,6 +35,12 @@ impl ServiceName {
         format!("{trust_domain}/{}/{}", self.namespace, self.name)
     }
 
+    /// The name within its trust domain of `<td>/<ns>/<name>`: what [`ServiceName::qualified`] gave.
+    pub fn of_qualified(qualified: &str) -> Option<Self> {
+        let mut parts = qualified.split('/').skip(1);
+        Some(Self { namespace: parts.next()?.to_owned(), name: parts.next()?.to_owned() })
+    }
+
     /// `<name>.<ns>.svc.clusterset.local` (MCS API): how linked clusters name it.
     pub fn clusterset_host(&self) -> String {
         format!("{}.{}.svc.clusterset.local", self.name, self.namespace)

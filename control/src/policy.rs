@@ -303,7 +303,7 @@ impl PolicySource {
         let Some((before, trial)) = self.before.take() else { return };
         let Some(failed) = self.state.borrow().active.clone() else { return };
         let from = failed.source.commit.clone();
-        let active = Arc::new(ActivePolicy::new(before.source.clone(), unix_now()));
+        let active = Arc::new(before.again(unix_now()));
         let refused = RefusedHead { commit: from.clone(), code: "returned".to_owned(), message };
         let last = self.returned_from.replace(from.clone());
         if let Err(error) = self.keep(Some(&active), Some(&refused)) {

@@ -41,6 +41,7 @@ pub use entities::split_spiffe_id;
 pub use explain::{Clause, Explanation, Nearest, PolicyRef};
 pub use path::{PathError, normalise_path};
 pub use problem::{Lines, Place, Problem, Severity};
+pub use reads::context_path;
 pub use request::{Action, Decision, Effect, Net, Principal, Reason, Request, ShadowDecision};
 pub use schema::{SCHEMA_VERSION, schema_text};
 pub use settings::{

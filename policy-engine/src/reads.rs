@@ -77,7 +77,7 @@ impl BitOr for Reads {
 }
 
 /// `["net"]` for `context.net`, empty for `context`, nothing for what does not hang on the context.
-fn context_path(expr: &Expr) -> Option<Vec<&str>> {
+pub fn context_path(expr: &Expr) -> Option<Vec<&str>> {
     match expr.expr_kind() {
         ExprKind::Var(Var::Context) => Some(Vec::new()),
         ExprKind::GetAttr { expr, attr } => {

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use signet_api::audit::Batch;
 use signet_api::audit::ingest_client::IngestClient;
-use signet_api::audit::{Batch, Entry, Opening};
 use signet_spool::{Kind, Record, Salts};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -73,12 +73,7 @@ impl Load {
             for number in 0..share {
                 let encoded = decision(workload, number).encode(&mut salts)?;
                 bytes += encoded.canonical.len();
-                let openings = encoded
-                    .openings
-                    .into_iter()
-                    .map(|opening| Opening { field: opening.field, salt: opening.salt.to_vec(), value: opening.value })
-                    .collect();
-                entries.push(Entry { canonical: encoded.canonical, openings });
+                entries.push(encoded.into());
             }
             made += entries.len();
             let mut first_sequence = 1;

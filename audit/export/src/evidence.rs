@@ -8,7 +8,6 @@ use std::fs::File;
 use std::io::{self, BufWriter};
 use std::path::Path;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use signet_audit::merkle::{MissingTile, consistency_proof, inclusion_proof};
 use signet_audit::note::VerifierKey;
 use signet_audit::query::{self, Filter, QueryError, Stretch, TailCursor};
@@ -210,12 +209,4 @@ async fn policies(pool: &PgPool, bundles: &BTreeSet<String>, to: &Path) -> Resul
         std::fs::write(to.join(policy.path()), json + "\n")?;
     }
     Ok(unknown)
-}
-
-/// SHA-256 as 32 bytes.
-fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut hash = [0; 32];
-    // INVARIANT: SHA-256 yields 32 bytes.
-    hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
-    hash
 }

@@ -9,4 +9,14 @@ pub mod export;
 mod format;
 mod row;
 
+use aws_lc_rs::digest::{SHA256, digest};
+
 pub use format::Format;
+
+/// SHA-256 as 32 bytes.
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut hash = [0; 32];
+    // INVARIANT: SHA-256 yields 32 bytes.
+    hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    hash
+}

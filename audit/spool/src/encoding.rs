@@ -27,6 +27,20 @@ pub struct Encoded {
     pub openings: Vec<Opening>,
 }
 
+impl From<Opening> for signet_api::audit::Opening {
+    fn from(opening: Opening) -> Self {
+        Self { field: opening.field, salt: opening.salt.to_vec(), value: opening.value }
+    }
+}
+
+/// As the audit service takes it.
+impl From<Encoded> for signet_api::audit::Entry {
+    fn from(encoded: Encoded) -> Self {
+        let openings = encoded.openings.into_iter().map(Into::into).collect();
+        Self { canonical: encoded.canonical, openings }
+    }
+}
+
 /// Why bytes are not a record of version 1. Offsets count from the first byte of the encoding.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {

@@ -13,6 +13,7 @@ use super::filter::Filter;
 use super::page::openings_of;
 use super::{QueryError, TailCursor};
 use crate::merkle::{Hash, leaf_hash};
+use crate::note::{Checkpoint, VerifierKey};
 
 /// What of one log an answer covers: leaves `from .. to`, under a checkpoint of `size >= to` leaves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +31,20 @@ pub struct Stretch {
     pub checkpoint: String,
     /// C2SP verifier key, as the store names it. Whoever checks has it from elsewhere.
     pub verifier_key: String,
+}
+
+impl Stretch {
+    /// Its checkpoint, when `key` signed it and it covers the stretch.
+    ///
+    /// # Errors
+    /// What does not hold, as a sentence in which `claimant` made the claim: `the export`.
+    pub fn open(&self, key: &VerifierKey, claimant: &str) -> Result<Checkpoint, String> {
+        let checkpoint = key.open_checkpoint(&self.checkpoint).map_err(|error| error.to_string())?;
+        if checkpoint.size == self.size && self.from <= self.to && self.to <= self.size {
+            return Ok(checkpoint);
+        }
+        Err(format!("it signs {} leaves, {claimant} claims {}", checkpoint.size, self.to))
+    }
 }
 
 /// A record as the store keeps it, with its place.

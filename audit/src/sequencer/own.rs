@@ -79,13 +79,6 @@ pub(crate) fn prepare(record: Record) -> Result<Prepared, signet_spool::RandomEr
 
 /// Openings as `signet.openings` keeps them; empty when there are none.
 pub(crate) fn pack(openings: &[signet_spool::Opening]) -> Vec<u8> {
-    let openings = openings
-        .iter()
-        .map(|opening| signet_api::audit::Opening {
-            field: opening.field,
-            salt: opening.salt.to_vec(),
-            value: opening.value.clone(),
-        })
-        .collect();
+    let openings = openings.iter().cloned().map(Into::into).collect();
     signet_api::audit::Entry { canonical: Vec::new(), openings }.encode_to_vec()
 }

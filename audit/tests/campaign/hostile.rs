@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use signet_api::audit::ingest_client::IngestClient;
-use signet_api::audit::{Batch, Entry, Opening};
+use signet_api::audit::{Batch, Entry};
 use signet_spool::Salts;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -22,13 +22,7 @@ const MIXED: usize = 6;
 const SILENCE: Duration = Duration::from_secs(10);
 
 fn entry(seed: u64, number: u64, salts: &mut Salts) -> Entry {
-    let encoded = decision(seed, INDEX, number).encode(salts).unwrap();
-    let openings = encoded
-        .openings
-        .into_iter()
-        .map(|opening| Opening { field: opening.field, salt: opening.salt.to_vec(), value: opening.value })
-        .collect();
-    Entry { canonical: encoded.canonical, openings }
+    decision(seed, INDEX, number).encode(salts).unwrap().into()
 }
 
 /// Delivers everything and closes its epoch; whatever it made was kept.

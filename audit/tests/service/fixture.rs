@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use signet_api::audit::ingest_client::IngestClient;
-use signet_api::audit::{Ack, Batch, Entry, Opening};
+use signet_api::audit::{Ack, Batch, Entry};
 use signet_audit::config::{Config, Tlog};
 use signet_audit::metrics::Metrics;
 use signet_audit::note::VerifierKey;
@@ -193,13 +193,7 @@ pub fn record(producer: &str, number: u64) -> Record {
 }
 
 pub fn entry(record: &Record) -> Entry {
-    let encoded = record.encode(&mut Salts::new()).unwrap();
-    let openings = encoded
-        .openings
-        .into_iter()
-        .map(|opening| Opening { field: opening.field, salt: opening.salt.to_vec(), value: opening.value })
-        .collect();
-    Entry { canonical: encoded.canonical, openings }
+    record.encode(&mut Salts::new()).unwrap().into()
 }
 
 pub fn entries(numbers: std::ops::RangeInclusive<u64>) -> Vec<Entry> {

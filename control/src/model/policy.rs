@@ -57,6 +57,11 @@ impl ActivePolicy {
         }
     }
 
+    /// The same bundle, in force again since `activated_at`; nothing of it is compiled or cut anew.
+    pub fn again(&self, activated_at: i64) -> Self {
+        Self { activated_at, ..self.clone() }
+    }
+
     /// What a proxy with these needs is sent; `None`: the whole bundle.
     pub fn slice(&self, needs: &Needs) -> Option<Arc<PolicySlice>> {
         let bundle = self.compiled.as_ref()?;

@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 
 use signet_api::control::{self as wire, OutboundService, RouteStatus, Routes};
 
-use crate::model::{Backend, Desired, Match, Port, Route, Rule, Service, Target, World};
+use crate::model::{Backend, Desired, Match, Port, Route, Rule, Service, ServiceName, Target, World};
 
 /// Gives each service of `outbound` the routes that apply to callers of `own_namespace`.
 pub(super) fn attach(desired: &Desired, own_namespace: &str, outbound: &mut [OutboundService]) {
@@ -54,8 +54,7 @@ fn find(desired: &Desired, outbound: &[OutboundService], target: &Target, backen
 }
 
 fn is_named(service: &OutboundService, target: &Target) -> bool {
-    let mut parts = service.service.split('/').skip(1);
-    parts.next() == Some(&target.name().namespace) && parts.next() == Some(&target.name().name)
+    ServiceName::of_qualified(&service.service).as_ref() == Some(target.name())
 }
 
 /// The routes that callers of `own_namespace` follow: one kind, one group.

@@ -17,15 +17,10 @@ pub(super) fn attach(desired: &Desired, outbound: &mut [OutboundService]) {
         return;
     }
     for service in outbound {
-        let Some(name) = name_of(service) else { continue };
+        let Some(name) = ServiceName::of_qualified(&service.service) else { continue };
         let target = if service.gateway.is_none() { Target::Service(name) } else { Target::Import(name) };
         service.traffic = of(desired, &target, service.port).map(|policy| policy.traffic.clone());
     }
-}
-
-fn name_of(service: &OutboundService) -> Option<ServiceName> {
-    let mut parts = service.service.split('/').skip(1);
-    Some(ServiceName { namespace: parts.next()?.to_owned(), name: parts.next()?.to_owned() })
 }
 
 /// What the policy of a local service's port says to the service's own sidecars.

@@ -94,8 +94,12 @@ impl ReviewRules {
         rules.collect::<Result<_, _>>().map(Self)
     }
 
-    /// Refuses the change from the bundle of `before` to that of `head` when a rule wants more signatures than those
-    /// of `approvals`.
+    /// Whether there is nothing to ask for.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Refuses a change of these paths when a rule wants more signatures than those of `approvals`.
     fn judge(&self, changed: &BTreeSet<&str>, approvals: &[String]) -> Result<(), Cause> {
         for rule in &self.0 {
             let Some(path) = changed.iter().find(|path| rule.covers(path)) else { continue };
@@ -121,8 +125,8 @@ impl ReviewRules {
         Ok(())
     }
 
-    /// Judges what a head changes of the accepted bundle `before` (`None`: nothing was accepted yet, so all of it is
-    /// new), and gives everybody who signed the head's tree, the head's own signer first.
+    /// Judges what a head changes of the accepted bundle, and gives everybody who signed the head's tree, the head's own
+    /// signer first.
     pub(crate) fn accept(
         &self,
         change: &Change<'_>,
@@ -171,6 +175,7 @@ pub(crate) struct Change<'a> {
     pub(crate) head: ObjectId,
     /// Where the walk over approvals ends: the last accepted commit.
     pub(crate) last: Option<ObjectId>,
+    /// The accepted bundle; `None`: nothing was accepted yet, so all of it is new.
     pub(crate) before: Option<&'a BTreeMap<String, String>>,
     pub(crate) after: &'a BTreeMap<String, String>,
     /// Unix seconds: keys have to be valid now.

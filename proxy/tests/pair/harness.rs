@@ -293,6 +293,13 @@ impl Pair {
         });
     }
 
+    /// Replaces the root that the called side trusts in this domain; what the caller has was issued under the old one.
+    pub fn withdraw_trust(&self) {
+        let other = Ca::new(TD);
+        let ids: Vec<SpiffeId> = self.ledger.source.current().svids.iter().map(|s| s.id.clone()).collect();
+        self.ledger.source.replace(testing::material(&[&other], &ids));
+    }
+
     /// Renews the SVIDs of both sides, as the agent does.
     pub fn rotate(&self) {
         for side in [&self.web, &self.ledger] {

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use signet_mtls::testing::Ca;
 use signet_proxy::snapshot::Protocol;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -103,14 +102,7 @@ async fn a_service_that_goes_closes_its_connections() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_trust_bundle_that_goes_closes_connections_of_its_domain() {
-    let reason = closed_by(|pair| {
-        // The domain's root was replaced; the peer's certificate was issued under the old one.
-        let other = Ca::new(crate::harness::TD);
-        let ids: Vec<_> = pair.ledger.source.current().svids.iter().map(|s| s.id.clone()).collect();
-        pair.ledger.source.replace(signet_mtls::testing::material(&[&other], &ids));
-    })
-    .await;
-    assert_eq!(reason, "trust_withdrawn");
+    assert_eq!(closed_by(Pair::withdraw_trust).await, "trust_withdrawn");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use signet_mtls::alpn;
-use signet_mtls::testing::Ca;
 use signet_proxy::snapshot::Protocol;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -158,14 +157,7 @@ async fn closed_by(change: impl FnOnce(&Pair)) -> String {
 async fn a_new_decision_closes_an_open_one_and_is_recorded() {
     assert_eq!(closed_by(|pair| pair.change(|s| s.bundle = Some(bundle(NOTHING, 'b')))).await, "forbidden");
     assert_eq!(closed_by(|pair| pair.change(|s| s.inbound.clear())).await, "unknown_service");
-    let reason = closed_by(|pair| {
-        // The domain's root was replaced; the peer's certificate was issued under the old one.
-        let other = Ca::new(crate::harness::TD);
-        let ids: Vec<_> = pair.ledger.source.current().svids.iter().map(|s| s.id.clone()).collect();
-        pair.ledger.source.replace(signet_mtls::testing::material(&[&other], &ids));
-    })
-    .await;
-    assert_eq!(reason, "trust_withdrawn");
+    assert_eq!(closed_by(Pair::withdraw_trust).await, "trust_withdrawn");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

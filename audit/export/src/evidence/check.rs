@@ -12,8 +12,9 @@ use signet_audit::note::{Checkpoint, Statement, VerifierKey};
 
 use super::entry::Entry;
 use super::package::{Evidence, Facts, Package, Policy, VERSION, hashed, is_below, paths};
-use super::{NOTE, PACKAGE, sha256};
+use super::{NOTE, PACKAGE};
 use crate::row::Row;
+use crate::sha256;
 
 /// What a check found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -212,19 +213,10 @@ fn files(directory: &Path, package: &Package, checked: &mut Checked) -> io::Resu
 fn checkpoint(directory: &Path, evidence: &Evidence, key: &VerifierKey, checked: &mut Checked) -> Option<Checkpoint> {
     let stretch = &evidence.covered.stretch;
     let log = &stretch.log;
-    let checkpoint = match key.open_checkpoint(&stretch.checkpoint) {
-        Ok(checkpoint)
-            if checkpoint.size == stretch.size && stretch.from <= stretch.to && stretch.to <= stretch.size =>
-        {
-            checkpoint
-        }
-        Ok(other) => {
-            let why = format!("it signs {} leaves, the package claims {}", other.size, stretch.to);
+    let checkpoint = match stretch.open(key, "the package") {
+        Ok(checkpoint) => checkpoint,
+        Err(why) => {
             checked.problems.push(Problem::Checkpoint { log: log.clone(), why });
-            return None;
-        }
-        Err(error) => {
-            checked.problems.push(Problem::Checkpoint { log: log.clone(), why: error.to_string() });
             return None;
         }
     };

@@ -2,11 +2,12 @@
 
 use std::io::{self, Read};
 
-use aws_lc_rs::digest::{Context, SHA256, digest};
+use aws_lc_rs::digest::{Context, SHA256};
 use serde::Serialize;
 use signet_audit::note::{Statement, VerifierKey};
 
 use super::{Manifest, VERSION};
+use crate::sha256;
 
 /// What a check found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -117,10 +118,7 @@ pub fn check(manifest_json: &str, note: &str, file: impl Read, keys: &[VerifierK
 }
 
 fn signatures(manifest: &Manifest, json: &str, note: &str, keys: &[VerifierKey], checked: &mut Checked) {
-    let mut hash = [0; 32];
-    // INVARIANT: SHA-256 yields 32 bytes.
-    hash.copy_from_slice(digest(&SHA256, json.as_bytes()).as_ref());
-    let statement = Statement::new("export", hash);
+    let statement = Statement::new("export", sha256(json.as_bytes()));
     if manifest.logs.is_empty() {
         checked.problems.push(Problem::Manifest { why: "it covers no log, so nobody signed for it".to_owned() });
     }
@@ -135,17 +133,7 @@ fn signatures(manifest: &Manifest, json: &str, note: &str, keys: &[VerifierKey],
             Some(Err(error)) => checked.problems.push(Problem::Unsigned { log: log.clone(), why: error.to_string() }),
             None => {}
         }
-        let stretch = &covered.stretch;
-        let why = match key.open_checkpoint(&stretch.checkpoint) {
-            Ok(checkpoint)
-                if checkpoint.size == stretch.size && stretch.from <= stretch.to && stretch.to <= stretch.size =>
-            {
-                None
-            }
-            Ok(checkpoint) => Some(format!("it signs {} leaves, the export claims {}", checkpoint.size, stretch.to)),
-            Err(error) => Some(error.to_string()),
-        };
-        if let Some(why) = why {
+        if let Err(why) = covered.stretch.open(key, "the export") {
             checked.problems.push(Problem::Checkpoint { log: log.clone(), why });
         }
         let missing =

@@ -54,6 +54,19 @@ struct Report {
     problems: Vec<String>,
 }
 
+impl Report {
+    /// Of a file or directory that was checked by itself.
+    fn offline(target: &Path, records: u64, problems: &[impl ToString]) -> Self {
+        Self {
+            checked: target.display().to_string(),
+            holds: problems.is_empty(),
+            records,
+            checkpoint_size: None,
+            problems: problems.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
 pub(super) async fn run(global: &Global, arguments: Arguments) -> Result<ExitCode, Failure> {
     let reports = match &arguments.target {
         Some(target) if target.is_dir() => vec![package(global, &arguments, target)?],
@@ -148,13 +161,7 @@ fn package(global: &Global, arguments: &Arguments, target: &Path) -> Result<Repo
     let keys = keys(global, &arguments.key)?;
     let checked =
         evidence::check(target, &keys).failed("cannot list the package", "copy it again from where it was made")?;
-    Ok(Report {
-        checked: target.display().to_string(),
-        holds: checked.problems.is_empty(),
-        records: checked.records,
-        checkpoint_size: None,
-        problems: checked.problems.iter().map(ToString::to_string).collect(),
-    })
+    Ok(Report::offline(target, checked.records, &checked.problems))
 }
 
 /// An export, offline.
@@ -178,13 +185,7 @@ fn export(global: &Global, arguments: &Arguments, target: &Path) -> Result<Repor
     })?;
     let checked = check(&json, &note, BufReader::new(file), &keys)
         .failed("cannot read the export", "copy it again from where it was made")?;
-    Ok(Report {
-        checked: target.display().to_string(),
-        holds: checked.problems.is_empty(),
-        records: checked.records,
-        checkpoint_size: None,
-        problems: checked.problems.iter().map(ToString::to_string).collect(),
-    })
+    Ok(Report::offline(target, checked.records, &checked.problems))
 }
 
 fn text(report: &Report) -> String {

@@ -2,6 +2,7 @@
 
 use cedar_policy::{Effect, Policy, PolicyId};
 use cedar_policy_core::ast::{self, BinaryOp, EntityUID, Expr, ExprKind, Literal, PolicyID, UnaryOp, Var};
+use signet_policy::context_path;
 
 use super::Unsupported;
 use super::fold::{and, any, bool_of, eq, errs, ite, like, not, or, text, variable};
@@ -348,18 +349,5 @@ impl Translator<'_> {
             ["sni"] => Expr::val(false),
             _ => return Err(unsupported()),
         })
-    }
-}
-
-/// `["net"]` for `context.net`, empty for `context`, nothing for what does not hang on the context.
-fn context_path(expr: &Expr) -> Option<Vec<&str>> {
-    match expr.expr_kind() {
-        ExprKind::Var(Var::Context) => Some(Vec::new()),
-        ExprKind::GetAttr { expr, attr } => {
-            let mut path = context_path(expr)?;
-            path.push(attr);
-            Some(path)
-        }
-        _ => None,
     }
 }
