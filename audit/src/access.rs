@@ -14,7 +14,7 @@ use tokio::sync::{Mutex, oneshot};
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use crate::note::{LogKey, Statement};
+use crate::note::{LogKey, Statement, StatementKind};
 use crate::sequencer::{Queue, Work, now_us, prepare};
 
 /// Longest detail, and name of a person.
@@ -144,12 +144,13 @@ impl Access for AccessService {
         let access: Uuid = access_id.parse().map_err(|_| Status::invalid_argument("access_id is not a UUID"))?;
         let digest = <[u8; 32]>::try_from(manifest_sha256)
             .map_err(|_| Status::invalid_argument("manifest_sha256 must have 32 bytes"))?;
-        let statement =
-            Statement::new(&kind, digest).ok_or_else(|| Status::invalid_argument("kind must be export or evidence"))?;
+        let kind =
+            StatementKind::named(&kind).ok_or_else(|| Status::invalid_argument("kind must be export or evidence"))?;
+        let statement = Statement::new(kind, digest);
         let detail = serde_json::json!({
             "access": access, "manifest": statement.digest_text(), "records": records, "on_behalf_of": on_behalf_of,
         });
-        let action = format!("audit:{kind}");
+        let action = format!("audit:{}", kind.name());
         let record = Record { reason: "sealed".to_owned(), ..self.event(&reader, &action, detail) };
         // Recorded first: a signature that is out there has its record.
         let event_id = self.record(record).await?.to_string();

@@ -183,19 +183,44 @@ impl LogKey {
     }
 }
 
+/// The kinds of manifest that a log's key signs for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StatementKind {
+    /// The manifest of an export.
+    Export,
+    /// The manifest of an evidence package.
+    Evidence,
+}
+
+impl StatementKind {
+    /// The kind that is called `name`, `export` or `evidence`.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Export, Self::Evidence].into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// As it stands in the note.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Export => "export",
+            Self::Evidence => "evidence",
+        }
+    }
+}
+
 /// What a log's key signs for beside checkpoints: the digest of a manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Statement {
-    kind: &'static str,
+    kind: StatementKind,
     digest: Hash,
 }
 
 impl Statement {
-    /// `kind` is `export` or `evidence`; another one is none. `digest` is the manifest's SHA-256.
+    /// `digest` is the manifest's SHA-256.
     #[must_use]
-    pub fn new(kind: &str, digest: Hash) -> Option<Self> {
-        let kind = ["export", "evidence"].into_iter().find(|known| *known == kind)?;
-        Some(Self { kind, digest })
+    pub fn new(kind: StatementKind, digest: Hash) -> Self {
+        Self { kind, digest }
     }
 
     /// `sha256:<hex>`.
@@ -206,7 +231,7 @@ impl Statement {
 
     /// The text of the note. Its first line is no log's origin.
     fn text(&self) -> String {
-        format!("signet.statement/v1\n{}\n{}\n", self.kind, self.digest_text())
+        format!("signet.statement/v1\n{}\n{}\n", self.kind.name(), self.digest_text())
     }
 }
 
@@ -375,16 +400,16 @@ mod tests {
     fn a_statement_is_no_checkpoint_and_speaks_of_one_manifest() {
         let key = LogKey::from_seed("east.bank.example/signet-log", &[7; 32]).unwrap();
         let verifier: VerifierKey = key.verifier_key().parse().unwrap();
-        let statement = Statement::new("export", [3; 32]).unwrap();
+        let statement = Statement::new(StatementKind::Export, [3; 32]);
         let note = key.sign_statement(&statement);
         verifier.check_statement(&note, &statement).unwrap();
-        let other = Statement::new("export", [4; 32]).unwrap();
+        let other = Statement::new(StatementKind::Export, [4; 32]);
         assert!(matches!(verifier.check_statement(&note, &other), Err(NoteError::Statement)));
-        let evidence = Statement::new("evidence", [3; 32]).unwrap();
+        let evidence = Statement::new(StatementKind::Evidence, [3; 32]);
         assert!(matches!(verifier.check_statement(&note, &evidence), Err(NoteError::Statement)));
         assert!(matches!(verifier.open_checkpoint(&note), Err(NoteError::Checkpoint(_))));
         assert!(verifier.check_statement(&key.sign_checkpoint(1, &[3; 32]), &statement).is_err());
-        assert!(Statement::new("checkpoint", [3; 32]).is_none());
+        assert_eq!(StatementKind::named("checkpoint"), None);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use signet_api::audit::access_client::AccessClient;
 use signet_api::audit::{BeginRequest, SealRequest};
-use signet_audit::note::Statement;
+use signet_audit::note::{Statement, StatementKind};
 use signet_audit::testing::Postgres;
 use tonic::Code;
 use uuid::Uuid;
@@ -34,8 +34,8 @@ async fn an_access_is_committed_before_it_is_answered_and_what_left_is_signed_fo
         on_behalf_of: String::new(),
     };
     let sealed = access.seal(seal.clone()).await.unwrap().into_inner();
-    service.key().check_statement(&sealed.note, &Statement::new("export", [5; 32]).unwrap()).unwrap();
-    assert!(service.key().check_statement(&sealed.note, &Statement::new("export", [6; 32]).unwrap()).is_err());
+    service.key().check_statement(&sealed.note, &Statement::new(StatementKind::Export, [5; 32])).unwrap();
+    assert!(service.key().check_statement(&sealed.note, &Statement::new(StatementKind::Export, [6; 32])).is_err());
     assert!(service.key().open_checkpoint(&sealed.note).is_err(), "a statement is no checkpoint");
     assert_eq!(service.events("audit:export").await.len(), 2);
 

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde::Serialize;
 use signet_audit::merkle::{Hash, verify_consistency, verify_inclusion};
-use signet_audit::note::{Checkpoint, Statement, VerifierKey};
+use signet_audit::note::{Checkpoint, Statement, StatementKind, VerifierKey};
 
 use super::entry::Entry;
 use super::package::{Evidence, Facts, Package, Policy, VERSION, hashed, is_below, paths};
@@ -166,7 +166,7 @@ pub fn check(directory: &Path, keys: &[VerifierKey]) -> io::Result<Checked> {
         return Ok(checked);
     }
     files(directory, &package, &mut checked)?;
-    let statement = Statement::new("evidence", sha256(json.as_bytes()));
+    let statement = Statement::new(StatementKind::Evidence, sha256(json.as_bytes()));
     let mut facts = Facts::default();
     for evidence in &package.logs {
         let log = &evidence.covered.stretch.log;
@@ -174,12 +174,11 @@ pub fn check(directory: &Path, keys: &[VerifierKey]) -> io::Result<Checked> {
             checked.problems.push(Problem::NoKey { log: log.clone() });
             continue;
         };
-        match statement.as_ref().map(|statement| key.check_statement(&note, statement)) {
-            Some(Ok(())) => checked.signed_by.push(log.clone()),
-            Some(Err(error)) => {
+        match key.check_statement(&note, &statement) {
+            Ok(()) => checked.signed_by.push(log.clone()),
+            Err(error) => {
                 checked.problems.push(Problem::Unsigned { log: log.clone(), why: error.to_string() });
             }
-            None => {}
         }
         if let Some(checkpoint) = checkpoint(directory, evidence, key, &mut checked) {
             records(directory, evidence, &checkpoint, &mut facts, &mut checked);

@@ -4,7 +4,7 @@ use std::io::{self, Read};
 
 use aws_lc_rs::digest::{Context, SHA256};
 use serde::Serialize;
-use signet_audit::note::{Statement, VerifierKey};
+use signet_audit::note::{Statement, StatementKind, VerifierKey};
 
 use super::{Manifest, VERSION};
 use crate::sha256;
@@ -118,7 +118,7 @@ pub fn check(manifest_json: &str, note: &str, file: impl Read, keys: &[VerifierK
 }
 
 fn signatures(manifest: &Manifest, json: &str, note: &str, keys: &[VerifierKey], checked: &mut Checked) {
-    let statement = Statement::new("export", sha256(json.as_bytes()));
+    let statement = Statement::new(StatementKind::Export, sha256(json.as_bytes()));
     if manifest.logs.is_empty() {
         checked.problems.push(Problem::Manifest { why: "it covers no log, so nobody signed for it".to_owned() });
     }
@@ -128,10 +128,9 @@ fn signatures(manifest: &Manifest, json: &str, note: &str, keys: &[VerifierKey],
             checked.problems.push(Problem::NoKey { log });
             continue;
         };
-        match statement.as_ref().map(|statement| key.check_statement(note, statement)) {
-            Some(Ok(())) => checked.signed_by.push(log.clone()),
-            Some(Err(error)) => checked.problems.push(Problem::Unsigned { log: log.clone(), why: error.to_string() }),
-            None => {}
+        match key.check_statement(note, &statement) {
+            Ok(()) => checked.signed_by.push(log.clone()),
+            Err(error) => checked.problems.push(Problem::Unsigned { log: log.clone(), why: error.to_string() }),
         }
         if let Err(why) = covered.stretch.open(key, "the export") {
             checked.problems.push(Problem::Checkpoint { log: log.clone(), why });
