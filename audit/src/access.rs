@@ -15,7 +15,8 @@ use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use crate::note::{LogKey, Statement, StatementKind};
-use crate::sequencer::{Queue, Work, now_us, prepare};
+use crate::sequencer::{Queue, Work, now_us};
+use crate::store::compact::Prepared;
 
 /// Longest detail, and name of a person.
 const MAX_DETAIL: usize = 2_000;
@@ -65,7 +66,7 @@ impl AccessService {
     /// Commits a record and gives its id.
     async fn record(&self, record: Record) -> Result<Uuid, Status> {
         let id = record.id;
-        let entry = prepare(record).map_err(|_| Status::unavailable("no random numbers; try again"))?;
+        let entry = Prepared::of(&record).map_err(|_| Status::unavailable("no random numbers; try again"))?;
         let mut last = self.last.lock().await;
         let (reply, outcome) = oneshot::channel();
         let work = Work {

@@ -14,15 +14,15 @@ use signet_api::audit::{Ack, Batch, PutBundleRequest, PutBundleResponse};
 use signet_mtls::grpc::Peer;
 use signet_mtls::{SpiffeId, TrustDomain};
 use signet_policy::BundleSource;
-use signet_spool::{MAX_CANONICAL_BYTES, Record};
+use signet_spool::{MAX_CANONICAL_BYTES, tag};
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
-use crate::merkle::leaf_hash;
 use crate::metrics::Metrics;
-use crate::sequencer::{Committed, Outcome, Prepared, Queue, Work, now_us, pack};
+use crate::sequencer::{Committed, Outcome, Queue, Work, now_us};
 use crate::store::Store;
+use crate::store::compact::Prepared;
 
 /// Most records of a batch.
 const MAX_ENTRIES: usize = 10_000;
@@ -109,17 +109,13 @@ pub(crate) fn check(peer: &str, batch: Batch) -> Result<(Uuid, u64, Vec<Prepared
             return Err(BadBatch::Openings(sequence));
         }
         let openings = crate::wire::openings(entry.openings).map_err(|_| BadBatch::Openings(sequence))?;
-        let record = Record::decode(&entry.canonical, &openings)
+        let entry = Prepared::check(entry.canonical, &openings)
             .map_err(|error| BadBatch::Record { sequence, why: error.to_string() })?;
-        if record.producer != peer {
-            return Err(BadBatch::Producer { sequence, named: record.producer, peer: peer.to_owned() });
+        let named = entry.fields().text(tag::PRODUCER).unwrap_or_default();
+        if named != peer {
+            return Err(BadBatch::Producer { sequence, named: named.to_owned(), peer: peer.to_owned() });
         }
-        prepared.push(Prepared {
-            leaf: leaf_hash(&entry.canonical),
-            opened: pack(&openings),
-            canonical: entry.canonical,
-            record,
-        });
+        prepared.push(entry);
     }
     Ok((epoch, first, prepared))
 }

@@ -4,7 +4,7 @@
 //! tiles from the right; a full tile's root is a hash of the level above. Any subtree that a root or a proof needs is
 //! inside a tile that [`HashSource`] can give.
 
-use aws_lc_rs::digest::{Context, SHA256};
+use aws_lc_rs::digest::{SHA256, digest};
 
 mod edge;
 mod proof;
@@ -23,32 +23,29 @@ pub type Hash = [u8; 32];
 /// The root of the tree without leaves: `SHA-256("")`.
 #[must_use]
 pub fn empty_root() -> Hash {
-    finish(Context::new(&SHA256))
+    sha256(b"")
 }
 
 /// `SHA-256(01 || left || right)`.
 #[must_use]
 pub fn node_hash(left: &Hash, right: &Hash) -> Hash {
-    let mut context = Context::new(&SHA256);
-    context.update(&[1]);
-    context.update(left);
-    context.update(right);
-    finish(context)
+    let mut bytes = [1; 65];
+    bytes[1..33].copy_from_slice(left);
+    bytes[33..].copy_from_slice(right);
+    sha256(&bytes)
 }
 
 /// `SHA-256(00 || entry)`.
 #[must_use]
 pub fn leaf_hash(entry: &[u8]) -> Hash {
-    let mut context = Context::new(&SHA256);
-    context.update(&[0]);
-    context.update(entry);
-    finish(context)
+    signet_spool::leaf_hash(entry)
 }
 
-fn finish(context: Context) -> Hash {
+/// In one go: a hash in parts costs an allocation.
+pub(crate) fn sha256(bytes: &[u8]) -> Hash {
     let mut hash = [0; 32];
     // INVARIANT: SHA-256 yields 32 bytes, so the lengths agree.
-    hash.copy_from_slice(context.finish().as_ref());
+    hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
     hash
 }
 

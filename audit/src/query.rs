@@ -20,7 +20,6 @@ mod tiles;
 
 pub use filter::{Filter, InvalidCursor};
 pub(crate) use filter::{TIME_RANGE_US, without_nul};
-pub(crate) use page::openings_of;
 pub use page::{Page, by_id, decisions, events};
 pub use rows::{DecisionRow, EventRow, FullRecord};
 pub use status::{EpochStatus, LogStatus, Posture, StoredBundle, bundle, bundles, epochs, logs, posture};

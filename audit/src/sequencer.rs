@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use signet_observe::Condition;
-use signet_spool::Record;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::merkle::{Edge, Hash};
+use crate::merkle::Edge;
 use crate::metrics::Metrics;
+use crate::store::compact::{Prepared, Reader};
 use crate::store::dictionary::Dictionaries;
 use crate::store::guard::Guard;
 use crate::store::{Store, StoreError};
@@ -26,8 +26,6 @@ mod plan;
 mod rows;
 mod transaction;
 
-pub(crate) use own::{pack, prepare};
-pub(crate) use rows::{MAX_TRACE_ID, count, enforcement, joined, kind};
 pub(crate) use transaction::now_us;
 
 /// Batches that wait for the next transaction.
@@ -39,16 +37,6 @@ const MAX_BYTES: usize = 16 * 1024 * 1024;
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// Conflicts remembered so that each is recorded once.
 const MAX_CONFLICTS: usize = 10_000;
-
-/// A record that was checked and is ready to be stored.
-#[derive(Debug)]
-pub(crate) struct Prepared {
-    pub(crate) record: Record,
-    pub(crate) canonical: Vec<u8>,
-    /// The openings, packed; empty when there are none.
-    pub(crate) opened: Vec<u8>,
-    pub(crate) leaf: Hash,
-}
 
 /// A batch of one producer.
 #[derive(Debug)]
@@ -110,6 +98,8 @@ pub(crate) struct Sequencer {
     /// The tree as of the last commit; `None` when that is not known.
     edge: Option<Edge>,
     dictionaries: Dictionaries,
+    /// Puts rows together again before they are stored, to see that they can be.
+    reader: Reader,
     own: own::OwnEpoch,
     conflicts: HashSet<(Uuid, u64)>,
 }
@@ -132,6 +122,7 @@ impl Sequencer {
             queue,
             edge: None,
             dictionaries: Dictionaries::default(),
+            reader: Reader::default(),
             own: own::OwnEpoch::new(component),
             conflicts: HashSet::new(),
         };
@@ -220,6 +211,7 @@ impl Sequencer {
                     // Whether it committed is not known: the watermark tells when it is tried again.
                     self.edge = None;
                     self.dictionaries.clear();
+                    self.reader = Reader::default();
                     self.conflicts.clear();
                     if is_data_error(&error) {
                         return Err(Failure::Data(error));
@@ -253,7 +245,7 @@ fn is_data_error(error: &StoreError) -> bool {
 
 fn size_of(group: &[Work]) -> (usize, usize) {
     let entries = group.iter().flat_map(|work| &work.entries);
-    entries.fold((0, 0), |(records, bytes), entry| (records + 1, bytes + entry.canonical.len() + entry.opened.len()))
+    entries.fold((0, 0), |(records, bytes), entry| (records + 1, bytes + entry.canonical.len() + entry.personal.len()))
 }
 
 fn answer(group: Vec<Work>, outcomes: Vec<Outcome>) {

@@ -12,6 +12,7 @@ use sqlx::{PgConnection, PgPool};
 use crate::merkle::{Edge, EdgeMismatch, Hash, TILE_WIDTH, TileId, empty_root, tiles_of};
 use crate::query::QueryError;
 
+pub(crate) mod compact;
 pub(crate) mod copy;
 pub(crate) mod dictionary;
 pub(crate) mod guard;

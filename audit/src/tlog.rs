@@ -8,9 +8,11 @@ use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
+use sqlx::QueryBuilder;
 
 use crate::checkpoint::Latest;
 use crate::merkle::{TILE_WIDTH, TileId, TilePath, tiles_of};
+use crate::store::compact::{Reader, STORED, StoredRow};
 use crate::store::{Store, signed};
 
 const IMMUTABLE: &str = "public, max-age=31536000, immutable";
@@ -85,20 +87,18 @@ async fn hashes(store: &Store, level: u8, path: &TilePath) -> Result<Option<Vec<
 /// Entries, each after its length in two bytes.
 async fn entries(store: &Store, path: &TilePath) -> Result<Option<Vec<u8>>, crate::store::StoreError> {
     let start = path.index * TILE_WIDTH;
-    let rows: Vec<(i64, Vec<u8>)> = sqlx::query_as(
-        "SELECT leaf_index, canonical FROM signet.records WHERE log_id = $1 AND leaf_index >= $2 AND leaf_index < $3
-         ORDER BY leaf_index",
-    )
-    .bind(store.log_id())
-    .bind(signed(start))
-    .bind(signed(start + path.width))
-    .fetch_all(store.pool())
-    .await?;
+    let mut query = QueryBuilder::new("SELECT ");
+    query.push(STORED).push(" FROM signet.entries WHERE log_id = ").push_bind(store.log_id());
+    query.push(" AND leaf_index >= ").push_bind(signed(start));
+    query.push(" AND leaf_index < ").push_bind(signed(start + path.width)).push(" ORDER BY leaf_index");
+    let mut connection = store.pool().acquire().await?;
+    let rows: Vec<StoredRow> = query.build_query_as().fetch_all(&mut *connection).await?;
     if rows.len() as u64 != path.width {
         return Ok(None);
     }
     let mut bundle = Vec::new();
-    for (_, entry) in rows {
+    for entry in Reader::default().canonical(&mut connection, &rows).await? {
+        let Ok(entry) = entry else { return Ok(None) };
         let Ok(length) = u16::try_from(entry.len()) else { return Ok(None) };
         bundle.extend_from_slice(&length.to_be_bytes());
         bundle.extend_from_slice(&entry);

@@ -4,13 +4,17 @@
 
 mod decode;
 mod fields;
+mod split;
 #[cfg(test)]
 mod tests;
 
 use crate::commitment::{Opening, RandomError, SALT_BYTES, Salts, commit, digest_bytes};
 use crate::record::{ContextRef, Enforcement, Kind, Record, RecordRef};
 
-use fields::{cut, limit, personal_context, tag};
+use fields::{cut, limit, personal_context};
+
+pub use fields::{context_field, tag};
+pub use split::{ContextEntry, Fields, context_entries, list_items};
 
 /// First byte of every canonical encoding of this version.
 pub const VERSION: u8 = 1;

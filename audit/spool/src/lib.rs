@@ -18,7 +18,10 @@ mod spool;
 mod testing;
 
 pub use commitment::{Opening, RandomError, Salts, commit};
-pub use encoding::{DecodeError, Encoded, MAX_CANONICAL_BYTES, VERSION, leaf_hash};
+pub use encoding::{
+    ContextEntry, DecodeError, Encoded, Fields, MAX_CANONICAL_BYTES, VERSION, context_entries, context_field,
+    leaf_hash, list_items, tag,
+};
 pub use record::{ContextRef, Enforcement, Kind, Record, RecordRef};
 pub use refusals::{RefusalAggregator, Refused};
 pub use ship::{ship, ship_over};

@@ -1,5 +1,6 @@
 //! What to look for, and where a page ends.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -48,11 +49,10 @@ impl Filter {
             (" AND action = ", &self.action),
             (" AND policy_commit = ", &self.commit),
             (" AND reason = ", &self.reason),
-            (" AND trace_id = ", &self.trace_id),
         ];
         for (clause, value) in texts {
             if let Some(value) = value {
-                query.push(clause).push_bind(without_nul(value));
+                query.push(clause).push_bind(without_nul(value).into_owned());
             }
         }
         // By number: the index is on it, and a view of many joins would hide that from the planner.
@@ -62,11 +62,15 @@ impl Filter {
         ];
         for (clause, value) in numbered {
             if let Some(value) = value {
-                query.push(clause).push_bind(crate::store::dictionary::key(value)).push(")");
+                query.push(clause).push_bind(crate::store::compact::text_key(value).to_vec()).push(")");
             }
         }
+        if let Some(trace_id) = &self.trace_id {
+            // Likewise; what is not a trace id matches nothing.
+            query.push(" AND trace_uuid = ").push_bind(Uuid::try_parse(trace_id).ok());
+        }
         if let Some(policy) = &self.policy {
-            query.push(" AND policy_ids @> ARRAY[").push_bind(without_nul(policy)).push("]");
+            query.push(" AND policy_ids @> ARRAY[").push_bind(without_nul(policy).into_owned()).push("]");
         }
         if let Some(allow) = self.allow {
             query.push(if allow { " AND allow" } else { " AND NOT allow" });
@@ -77,7 +81,7 @@ impl Filter {
                     " AND strpos(lower(concat_ws(E'\\n', source_spiffe_id, destination_spiffe_id, destination_service, \
                      action, path, reason, array_to_string(policy_ids, E'\\n'))), lower(",
                 )
-                .push_bind(without_nul(text))
+                .push_bind(without_nul(text).into_owned())
                 .push(")) > 0");
         }
         if let Some(from) = self.from_us {
@@ -92,8 +96,8 @@ impl Filter {
 }
 
 /// PostgreSQL's text has no NUL: a value with one was stored with the replacement character.
-pub(crate) fn without_nul(value: &str) -> String {
-    value.replace('\0', "\u{fffd}")
+pub(crate) fn without_nul(value: &str) -> Cow<'_, str> {
+    if value.contains('\0') { value.replace('\0', "\u{fffd}").into() } else { value.into() }
 }
 
 /// Earliest and latest time that the store keeps in its column, years 1 and 9999; the canonical bytes keep the rest.

@@ -1,12 +1,12 @@
 //! Lists by keyset, and one record in full.
 
-use prost::Message as _;
 use sqlx::{PgPool, Postgres, QueryBuilder, Row as _};
 use uuid::Uuid;
 
 use super::filter::{Filter, Position, push_time};
 use super::rows::{DECISION_COLUMNS, DecisionRow, EVENT_COLUMNS, EventRow, FullRecord};
 use super::{InvalidCursor, QueryError};
+use crate::store::compact::{Reader, STORED, StoredRow, personal};
 
 /// Most rows of one page.
 pub(super) const MAX_PAGE: u32 = 1_000;
@@ -90,22 +90,26 @@ fn page<T>(mut rows: Vec<T>, limit: u32, position: impl Fn(&T) -> (i64, Uuid)) -
 /// # Errors
 /// When the store does not answer, or the stored bytes do not decode.
 pub async fn by_id(pool: &PgPool, id: Uuid) -> Result<Option<FullRecord>, QueryError> {
+    let mut connection = pool.acquire().await?;
     let mut query = QueryBuilder::new("SELECT ");
     query
         .push(DECISION_COLUMNS)
+        .push(", ")
+        .push(STORED)
         .push(
-            ", epoch, sequence, (extract(epoch FROM received_at) * 1000000)::bigint AS received_at_us, canonical, opened \
+            ", epoch, sequence, (extract(epoch FROM received_at) * 1000000)::bigint AS received_at_us \
              FROM signet.entries WHERE id = ",
         )
         .push_bind(id)
         .push(" ORDER BY time LIMIT 1");
-    let Some(row) = query.build().fetch_optional(pool).await? else {
+    let Some(row) = query.build().fetch_optional(&mut *connection).await? else {
         return Ok(None);
     };
-    let canonical: Vec<u8> = row.try_get("canonical")?;
-    let opened: Option<Vec<u8>> = row.try_get("opened")?;
+    let stored: StoredRow = sqlx::FromRow::from_row(&row)?;
     let undecodable = |why: String| QueryError::Undecodable { id, why };
-    let openings = openings_of(opened.as_deref()).map_err(&undecodable)?;
+    let mut rebuilt = Reader::default().canonical(&mut connection, std::slice::from_ref(&stored)).await?;
+    let canonical = rebuilt.pop().transpose().map_err(|error| undecodable(error.to_string()))?.unwrap_or_default();
+    let openings = personal::openings(&stored.personal);
     let record = signet_spool::Record::decode(&canonical, &openings).map_err(|error| undecodable(error.to_string()))?;
     Ok(Some(FullRecord {
         row: sqlx::FromRow::from_row(&row)?,
@@ -115,13 +119,4 @@ pub async fn by_id(pool: &PgPool, id: Uuid) -> Result<Option<FullRecord>, QueryE
         received_at_us: row.try_get("received_at_us")?,
         canonical,
     }))
-}
-
-/// The openings of a row of `signet.openings`; none when they were erased.
-pub(crate) fn openings_of(opened: Option<&[u8]>) -> Result<Vec<signet_spool::Opening>, String> {
-    let Some(opened) = opened else {
-        return Ok(Vec::new());
-    };
-    let entry = signet_api::audit::Entry::decode(opened).map_err(|error| error.to_string())?;
-    crate::wire::openings(entry.openings).map_err(|error| error.to_string())
 }

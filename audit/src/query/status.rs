@@ -43,15 +43,17 @@ pub async fn posture(pool: &PgPool, window_seconds: u32) -> Result<Vec<Posture>,
     let window = i64::from(window_seconds.clamp(1, 86_400));
     let rows = sqlx::query_as(
         "WITH counted AS (
-             SELECT r.log_id, sum(r.count)::bigint AS decisions,
-                    COALESCE(sum(r.count) FILTER (WHERE r.allow), 0)::bigint AS allowed,
-                    COALESCE(sum(r.count) FILTER (WHERE NOT r.allow), 0)::bigint AS denied,
-                    COALESCE(sum(r.count) FILTER (WHERE r.kind = 2), 0)::bigint AS refusals,
-                    COALESCE(sum(r.count) FILTER (WHERE r.allow AND t.value NOT IN ('', 'none')), 0)::bigint AS allowed_encrypted,
-                    COALESCE(sum(r.count) FILTER (WHERE r.allow AND split_part(s.value, '/', 3) <> ''
+             SELECT r.log_id, sum(n.count)::bigint AS decisions,
+                    COALESCE(sum(n.count) FILTER (WHERE r.allow), 0)::bigint AS allowed,
+                    COALESCE(sum(n.count) FILTER (WHERE NOT r.allow), 0)::bigint AS denied,
+                    COALESCE(sum(n.count) FILTER (WHERE r.kind = 2), 0)::bigint AS refusals,
+                    COALESCE(sum(n.count) FILTER (WHERE r.allow AND t.value NOT IN ('', 'none')), 0)::bigint AS allowed_encrypted,
+                    COALESCE(sum(n.count) FILTER (WHERE r.allow AND split_part(s.value, '/', 3) <> ''
                         AND split_part(s.value, '/', 3) <> split_part(v.value, '/', 1)), 0)::bigint AS cross_cluster
              FROM signet.records r
-             LEFT JOIN signet.labels t ON t.id = r.tls_id
+             CROSS JOIN LATERAL signet.count(r.rest) AS n(count)
+             LEFT JOIN signet.shapes h ON h.id = r.shape_id
+             LEFT JOIN signet.labels t ON t.id = h.tls_id
              LEFT JOIN signet.identities s ON s.id = r.source_id
              LEFT JOIN signet.services v ON v.id = r.service_id
              WHERE r.kind IN (0, 2) AND r.time >= now() - $1 * interval '1 second'
@@ -65,8 +67,9 @@ pub async fn posture(pool: &PgPool, window_seconds: u32) -> Result<Vec<Posture>,
          LEFT JOIN LATERAL (
              SELECT k.value AS policy_commit, g.value AS bundle_digest, (extract(epoch FROM r.time) * 1000000)::bigint AS newest_us
              FROM signet.records r
-             JOIN signet.labels k ON k.id = r.commit_id
-             JOIN signet.labels g ON g.id = r.digest_id
+             JOIN signet.shapes h ON h.id = r.shape_id
+             JOIN signet.labels k ON k.id = h.commit_id
+             JOIN signet.labels g ON g.id = h.digest_id
              WHERE r.log_id = l.id AND r.kind = 0 AND k.value <> ''
              ORDER BY r.leaf_index DESC LIMIT 1) newest ON true
          ORDER BY l.origin",
@@ -185,7 +188,7 @@ impl StoredBundle {
 /// # Errors
 /// When the store does not answer.
 pub async fn bundle(pool: &PgPool, digest: &str) -> Result<Option<StoredBundle>, QueryError> {
-    let digest = super::filter::without_nul(digest);
+    let digest = super::without_nul(digest).into_owned();
     let commits: Vec<(String, String)> = sqlx::query_as(
         "SELECT commit, signer FROM signet.bundle_commits WHERE digest = $1 ORDER BY stored_at DESC, commit",
     )

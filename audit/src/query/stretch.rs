@@ -6,14 +6,14 @@
 use serde::{Deserialize, Serialize};
 use signet_spool::{Opening, Record};
 use sqlx::postgres::PgRow;
-use sqlx::{PgPool, QueryBuilder, Row as _};
+use sqlx::{FromRow as _, PgPool, QueryBuilder, Row as _};
 use uuid::Uuid;
 
 use super::filter::Filter;
-use super::page::openings_of;
 use super::{QueryError, TailCursor};
 use crate::merkle::{Hash, leaf_hash};
 use crate::note::{Checkpoint, VerifierKey};
+use crate::store::compact::{Dangling, Reader, STORED, StoredRow, personal};
 
 /// What of one log an answer covers: leaves `from .. to`, under a checkpoint of `size >= to` leaves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,16 +105,20 @@ pub async fn records(
     to: u64,
 ) -> Result<Vec<StoredRecord>, QueryError> {
     let mut query = QueryBuilder::new(
-        "SELECT leaf_index, id, epoch, sequence, (extract(epoch FROM received_at) * 1000000)::bigint AS received_at_us, \
-         canonical, opened FROM signet.entries WHERE",
+        "SELECT epoch, sequence, (extract(epoch FROM received_at) * 1000000)::bigint AS received_at_us, ",
     );
+    query.push(STORED).push(" FROM signet.entries WHERE");
     place(&mut query, log, from, to);
     filter.push(&mut query);
     if !kinds.is_empty() {
         query.push(" AND kind = ANY(").push_bind(kinds.to_vec()).push(")");
     }
     query.push(" ORDER BY leaf_index");
-    query.build().fetch_all(pool).await?.iter().map(stored).collect()
+    let mut connection = pool.acquire().await?;
+    let rows = query.build().fetch_all(&mut *connection).await?;
+    let stored = rows.iter().map(StoredRow::from_row).collect::<Result<Vec<_>, _>>()?;
+    let rebuilt = Reader::default().canonical(&mut connection, &stored).await?;
+    rows.iter().zip(stored).zip(rebuilt).map(|((row, stored), canonical)| record(row, &stored, canonical)).collect()
 }
 
 /// The leaves of `from .. to` that have no row, as ranges; none in a whole log. At most 100 ranges.
@@ -141,22 +145,20 @@ pub async fn missing(pool: &PgPool, log: &str, from: u64, to: u64) -> Result<Vec
 fn place(query: &mut QueryBuilder<sqlx::Postgres>, log: &str, from: u64, to: u64) {
     query
         .push(" log_id = (SELECT id FROM signet.logs WHERE origin = ")
-        .push_bind(super::without_nul(log))
+        .push_bind(super::without_nul(log).into_owned())
         .push(") AND leaf_index >= ")
         .push_bind(crate::store::signed(from))
         .push(" AND leaf_index < ")
         .push_bind(crate::store::signed(to));
 }
 
-fn stored(row: &PgRow) -> Result<StoredRecord, QueryError> {
-    let id: Uuid = row.try_get("id")?;
-    let undecodable = |why: String| QueryError::Undecodable { id, why };
-    let canonical: Vec<u8> = row.try_get("canonical")?;
-    let opened: Option<Vec<u8>> = row.try_get("opened")?;
-    let openings = openings_of(opened.as_deref()).map_err(&undecodable)?;
+fn record(row: &PgRow, stored: &StoredRow, canonical: Result<Vec<u8>, Dangling>) -> Result<StoredRecord, QueryError> {
+    let undecodable = |why: String| QueryError::Undecodable { id: stored.id, why };
+    let canonical = canonical.map_err(|error| undecodable(error.to_string()))?;
+    let openings = personal::openings(&stored.personal);
     let record = Record::decode(&canonical, &openings).map_err(|error| undecodable(error.to_string()))?;
     Ok(StoredRecord {
-        leaf_index: row.try_get::<i64, _>("leaf_index")?.unsigned_abs(),
+        leaf_index: stored.as_row().leaf_index.unsigned_abs(),
         record,
         canonical,
         openings,

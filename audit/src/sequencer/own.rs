@@ -3,12 +3,10 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use prost::Message as _;
-use signet_spool::{Kind, Record, Salts};
+use signet_spool::{Kind, Record};
 use uuid::Uuid;
 
-use super::Prepared;
-use crate::merkle::leaf_hash;
+use crate::merkle::Hash;
 
 /// The epoch of this process as a producer.
 #[derive(Debug)]
@@ -37,14 +35,14 @@ impl OwnEpoch {
     }
 
     /// A record of a sequence that came again with other bytes.
-    pub(super) fn conflict(&self, producer: &str, epoch: Uuid, sequence: u64, stored: &[u8], came: &[u8]) -> Record {
+    pub(super) fn conflict(&self, producer: &str, epoch: Uuid, sequence: u64, stored: &Hash, came: &Hash) -> Record {
         Record {
             action: "audit:conflict".to_owned(),
             reason: "conflicting_duplicate".to_owned(),
             detail: Some(
                 serde_json::json!({
                     "epoch": epoch, "sequence": sequence,
-                    "stored": hex::encode(leaf_hash(stored)), "came": hex::encode(leaf_hash(came)),
+                    "stored": hex::encode(stored), "came": hex::encode(came),
                 })
                 .to_string(),
             ),
@@ -64,21 +62,4 @@ impl OwnEpoch {
             ..Record::default()
         }
     }
-}
-
-/// Encodes a record as its producer would.
-pub(crate) fn prepare(record: Record) -> Result<Prepared, signet_spool::RandomError> {
-    let encoded = record.encode(&mut Salts::new())?;
-    Ok(Prepared {
-        leaf: leaf_hash(&encoded.canonical),
-        opened: pack(&encoded.openings),
-        canonical: encoded.canonical,
-        record,
-    })
-}
-
-/// Openings as `signet.openings` keeps them; empty when there are none.
-pub(crate) fn pack(openings: &[signet_spool::Opening]) -> Vec<u8> {
-    let openings = openings.iter().cloned().map(Into::into).collect();
-    signet_api::audit::Entry { canonical: Vec::new(), openings }.encode_to_vec()
 }

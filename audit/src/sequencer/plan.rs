@@ -4,7 +4,9 @@ use std::collections::HashMap;
 
 use uuid::Uuid;
 
-use super::{Committed, Outcome, Prepared, Refused, Work};
+use super::{Committed, Outcome, Refused, Work};
+use crate::merkle::Hash;
+use crate::store::compact::Prepared;
 
 /// An epoch as the transaction sees it.
 #[derive(Debug, Clone)]
@@ -17,8 +19,8 @@ pub(super) struct Epoch {
     pub(super) clock_offset_us: i64,
 }
 
-/// What was stored under the sequences of a batch that are at or below the watermark.
-pub(super) type Stored = HashMap<u64, Vec<u8>>;
+/// The leaves that are stored under the sequences of a batch that are at or below the watermark.
+pub(super) type Stored = HashMap<u64, Hash>;
 
 /// A row to be.
 #[derive(Debug, Clone, Copy)]
@@ -30,17 +32,17 @@ pub(super) struct Row<'a> {
 
 /// Something that the service has to record itself.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Finding<'a> {
+pub(super) enum Finding {
     Gap { first: u64, last: u64 },
-    Conflict { sequence: u64, stored: &'a [u8], came: &'a [u8] },
+    Conflict { sequence: u64, stored: Hash, came: Hash },
 }
 
 /// What becomes of one batch.
 #[derive(Debug, Default)]
-pub(super) struct Planned<'w, 's> {
+pub(super) struct Planned<'w> {
     pub(super) new: Vec<Row<'w>>,
     pub(super) duplicates: u64,
-    pub(super) finding: Option<Finding<'s>>,
+    pub(super) finding: Option<Finding>,
 }
 
 /// The part of a batch at or below a watermark, as first and last sequence; `None` when all of it is new.
@@ -56,7 +58,7 @@ fn reaches(work: &Work) -> u64 {
 
 /// Compares a batch with what is stored and moves the epoch on. On a refusal the epoch stays as it is; a conflict is in
 /// the plan all the same.
-pub(super) fn plan<'w: 's, 's>(work: &'w Work, epoch: &mut Epoch, stored: &'s Stored) -> (Planned<'w, 's>, Outcome) {
+pub(super) fn plan<'w>(work: &'w Work, epoch: &mut Epoch, stored: &Stored) -> (Planned<'w>, Outcome) {
     let mut planned = Planned::default();
     if epoch.producer != *work.producer {
         return (planned, Err(Refused::OtherProducer { epoch: work.epoch }));
@@ -72,9 +74,9 @@ pub(super) fn plan<'w: 's, 's>(work: &'w Work, epoch: &mut Epoch, stored: &'s St
             continue;
         }
         match stored.get(&sequence) {
-            Some(bytes) if *bytes == entry.canonical => planned.duplicates += 1,
-            Some(bytes) => {
-                let finding = Finding::Conflict { sequence, stored: bytes, came: &entry.canonical };
+            Some(leaf) if *leaf == entry.leaf => planned.duplicates += 1,
+            Some(leaf) => {
+                let finding = Finding::Conflict { sequence, stored: *leaf, came: entry.leaf };
                 let planned = Planned { finding: Some(finding), ..Planned::default() };
                 return (planned, Err(Refused::Conflict { epoch: work.epoch, sequence }));
             }
@@ -104,7 +106,7 @@ pub(super) fn plan<'w: 's, 's>(work: &'w Work, epoch: &mut Epoch, stored: &'s St
 pub(super) fn stored_in(rows: &[Row<'_>], epoch_id: i32, first: u64, last: u64) -> Stored {
     rows.iter()
         .filter(|row| row.epoch_id == epoch_id && (first..=last).contains(&row.sequence))
-        .map(|row| (row.sequence, row.entry.canonical.clone()))
+        .map(|row| (row.sequence, row.entry.leaf))
         .collect()
 }
 
@@ -114,19 +116,19 @@ pub(super) type Epochs = HashMap<Uuid, Epoch>;
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
-    use signet_spool::Record;
     use tokio::sync::oneshot;
 
     use super::*;
+    use crate::merkle::leaf_hash;
 
     fn work(first_sequence: u64, entries: &[&str], closing: bool) -> Work {
         let entries = entries
             .iter()
             .map(|text| Prepared {
-                record: Record::default(),
                 canonical: text.as_bytes().to_vec(),
-                opened: Vec::new(),
-                leaf: [0; 32],
+                personal: Vec::new(),
+                leaf: leaf_hash(text.as_bytes()),
+                keys: Default::default(),
             })
             .collect();
         Work {
@@ -144,18 +146,22 @@ mod tests {
         Epoch { id: 1, producer: "p".to_owned(), watermark, missing, closed: false, clock_offset_us: 0 }
     }
 
+    fn stored(texts: &[(u64, &str)]) -> Stored {
+        texts.iter().map(|(sequence, text)| (*sequence, leaf_hash(text.as_bytes()))).collect()
+    }
+
     fn committed(last: u64, closed: bool) -> Outcome {
         Ok(Committed { last, closed })
     }
 
-    fn sequences(planned: &Planned<'_, '_>) -> Vec<u64> {
+    fn sequences(planned: &Planned<'_>) -> Vec<u64> {
         planned.new.iter().map(|row| row.sequence).collect()
     }
 
     #[test]
     fn only_what_lies_above_the_watermark_is_new() {
         let mut epoch = epoch(2, 0);
-        let stored = Stored::from([(1, b"a".to_vec()), (2, b"b".to_vec())]);
+        let stored = stored(&[(1, "a"), (2, "b")]);
         let work = work(1, &["a", "b", "c"], true);
         let (planned, outcome) = plan(&work, &mut epoch, &stored);
         assert_eq!((sequences(&planned), planned.duplicates, outcome), (vec![3], 2, committed(3, true)));
@@ -172,7 +178,7 @@ mod tests {
         let late = work(2, &["b"], false);
         let (planned, outcome) = plan(&late, &mut epoch, &none);
         assert_eq!((sequences(&planned), outcome, epoch.missing), (vec![2], committed(2, false), 1));
-        let stored = Stored::from([(2, b"b".to_vec())]);
+        let stored = stored(&[(2, "b")]);
         let (planned, _) = plan(&late, &mut epoch, &stored);
         assert_eq!((planned.duplicates, epoch.missing), (1, 1));
     }
@@ -188,7 +194,7 @@ mod tests {
     #[test]
     fn other_bytes_under_the_same_sequence_are_a_conflict_and_take_nothing() {
         let mut epoch = epoch(2, 0);
-        let stored = Stored::from([(2, b"b".to_vec())]);
+        let stored = stored(&[(2, "b")]);
         let work = work(2, &["B", "c"], false);
         let (planned, outcome) = plan(&work, &mut epoch, &stored);
         assert_eq!(outcome, Err(Refused::Conflict { epoch: Uuid::nil(), sequence: 2 }));
@@ -205,7 +211,7 @@ mod tests {
         ));
         let mut closed = Epoch { closed: true, ..epoch(1, 0) };
         assert!(matches!(plan(&work(2, &["b"], false), &mut closed, &Stored::new()).1, Err(Refused::Closed { .. })));
-        let stored = Stored::from([(1, b"a".to_vec())]);
+        let stored = stored(&[(1, "a")]);
         assert_eq!(
             plan(&work(1, &["a"], true), &mut closed, &stored).1,
             committed(1, true),

@@ -1,146 +1,155 @@
 //! Records as rows of the tables.
 
-use signet_spool::{Enforcement, Kind, Record};
+use signet_spool::tag;
 
+use super::plan;
+use crate::query::without_nul;
+use crate::store::compact::{Numbers, Reader, Rest, Row, context, count};
 use crate::store::copy::Rows;
-use crate::store::dictionary::{Dictionaries, Dictionary};
+use crate::store::dictionary::Dictionaries;
 
-/// The columns that [`put`] writes, in order.
-pub(super) const COPY_RECORDS: &str = "COPY signet.records (time, received_at, leaf_index, sequence, count, latency_us, id, \
-     epoch_id, source_id, destination_id, service_id, action_id, policy_set_id, commit_id, digest_id, reason_id, tls_id, \
-     shadow_set_id, log_id, kind, enforcement, allow, shadow_allow, path, trace_id, detail, canonical) FROM STDIN (FORMAT binary)";
-pub(super) const RECORD_COLUMNS: i16 = 27;
+/// The columns that [`Maker::put`] writes, in order.
+pub(super) const COPY_RECORDS: &str = "COPY signet.records (time, leaf_index, epoch_id, source_id, service_id, shape_id, context_id, \
+     latency_us, log_id, kind, allow, id, trace_id, path, personal, rest) FROM STDIN (FORMAT binary)";
+const RECORD_COLUMNS: i16 = 16;
 
-pub(super) const COPY_OPENINGS: &str =
-    "COPY signet.openings (log_id, leaf_index, source_address, path, opened) FROM STDIN (FORMAT binary)";
-pub(super) const OPENING_COLUMNS: i16 = 5;
+/// The columns of a run, in order.
+pub(super) const COPY_RUNS: &str =
+    "COPY signet.runs (first_leaf, first_sequence, received_at, epoch_id, records, log_id) FROM STDIN (FORMAT binary)";
+const RUN_COLUMNS: i16 = 6;
 
-/// A trace id that is longer than one is not one; the canonical bytes keep it.
-pub(crate) const MAX_TRACE_ID: usize = 64;
+/// Most records of a run: the table's CHECK.
+pub(super) const MAX_RUN: u64 = 20_000;
 
-/// Notes the dictionary entries of a record.
-pub(super) fn want(dictionaries: &mut Dictionaries, record: &Record) {
-    for identity in [&record.source_spiffe_id, &record.destination_spiffe_id].into_iter().flatten() {
-        dictionaries.want(Dictionary::Identities, identity);
-    }
-    dictionaries.want(Dictionary::Services, &record.destination_service);
-    for label in labels(record) {
-        dictionaries.want(Dictionary::Labels, label);
-    }
-    dictionaries.want(Dictionary::PolicySets, &joined(&record.policy_ids));
-    if let Some((_, policies)) = &record.shadow {
-        dictionaries.want(Dictionary::PolicySets, &joined(policies));
-    }
-}
-
-fn labels(record: &Record) -> [&str; 5] {
-    [&record.action, &record.policy_commit, &record.bundle_digest, &record.reason, &record.tls]
-}
-
-/// Policy ids in one value; a hostile id cannot pass for two.
-pub(crate) fn joined<T: AsRef<str>>(ids: &[T]) -> String {
-    let ids: Vec<String> = ids.iter().map(|id| id.as_ref().replace('\n', " ")).collect();
-    ids.join("\n")
-}
-
-/// Counts beyond this are nonsense and would overflow sums; the canonical bytes keep them.
-const MAX_COUNT: i64 = 1_000_000_000_000;
-
-/// A count as its column has it.
-pub(crate) fn count(count: u64) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX).min(MAX_COUNT)
-}
-
-/// A kind as its column has it.
-pub(crate) fn kind(kind: Kind) -> i16 {
-    match kind {
-        Kind::Decision => 0,
-        Kind::Event => 1,
-        Kind::Refusal => 2,
-        Kind::Gap => 3,
-    }
-}
-
-/// An enforcement as its column has it.
-pub(crate) fn enforcement(enforcement: Enforcement) -> i16 {
-    match enforcement {
-        Enforcement::Enforce => 0,
-        Enforcement::Shadow => 1,
-    }
-}
-
-/// Where a row stands.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Place {
-    pub(super) log_id: i16,
-    pub(super) leaf_index: i64,
-    pub(super) epoch_id: i32,
-    pub(super) sequence: i64,
-    pub(super) received_us: i64,
-}
-
-/// A dictionary entry that [`want`] did not note.
+/// A dictionary entry that was not noted.
 #[derive(Debug)]
 pub(super) struct Unresolved;
 
-/// Appends a record to `records`, and what of it is personal to `openings`.
-pub(super) fn put(
-    records: &mut Rows,
-    openings: &mut Rows,
-    dictionaries: &Dictionaries,
-    place: Place,
-    entry: &super::Prepared,
-) -> Result<(), Unresolved> {
-    let record = &entry.record;
-    let number = |dictionary, value: &str| dictionaries.get(dictionary, value).ok_or(Unresolved);
-    let identity = |id: &Option<String>| id.as_deref().map(|id| number(Dictionary::Identities, id)).transpose();
-    let source = identity(&record.source_spiffe_id)?;
-    let destination = identity(&record.destination_spiffe_id)?;
-    let service = number(Dictionary::Services, &record.destination_service)?;
-    let policies = number(Dictionary::PolicySets, &joined(&record.policy_ids))?;
-    let shadow = match &record.shadow {
-        Some((_, policies)) => Some(number(Dictionary::PolicySets, &joined(policies))?),
-        None => None,
-    };
-    let mut numbers = [0; 5];
-    for (to, label) in numbers.iter_mut().zip(labels(record)) {
-        *to = number(Dictionary::Labels, label)?;
-    }
-    let [action, commit, digest, reason, tls] = numbers;
+/// The entries of dictionaries that the row of a record names.
+pub(super) fn numbers(dictionaries: &Dictionaries, row: &plan::Row<'_>) -> Result<Numbers, Unresolved> {
+    let keys = &row.entry.keys;
+    let source = keys.source.map(|key| dictionaries.identity(key).ok_or(Unresolved)).transpose()?;
+    Ok(Numbers {
+        epoch: row.epoch_id,
+        source,
+        service: dictionaries.service(keys.service).ok_or(Unresolved)?,
+        shape: dictionaries.shape(keys.shape).ok_or(Unresolved)?,
+        context: keys.context.and_then(|key| dictionaries.context(key)).unwrap_or(0),
+    })
+}
 
-    records.row();
-    records.time(record.time_us);
-    records.time(place.received_us);
-    records.i64(place.leaf_index);
-    records.i64(place.sequence);
-    records.i64(count(record.count));
-    records.option(record.latency_us, |rows, us| rows.i64(i64::try_from(us).unwrap_or(i64::MAX)));
-    records.uuid(record.id);
-    records.i32(place.epoch_id);
-    records.option(source, Rows::i32);
-    records.option(destination, Rows::i32);
-    for number in [service, action, policies, commit, digest, reason, tls] {
-        records.i32(number);
-    }
-    records.option(shadow, Rows::i32);
-    records.i16(place.log_id);
-    records.i16(kind(record.kind));
-    records.i16(enforcement(record.enforcement));
-    records.bool(record.allow);
-    records.option(record.shadow.as_ref(), |rows, (allow, _)| rows.bool(*allow));
-    let path = record.path.as_deref();
-    records.option(path.filter(|_| !record.personal_path), Rows::text);
-    records.option(record.trace_id.as_deref().filter(|id| id.len() <= MAX_TRACE_ID), Rows::text);
-    records.option(record.detail.as_deref(), Rows::text);
-    records.bytes(&entry.canonical);
+/// Makes the rows of one transaction.
+pub(super) struct Maker<'r> {
+    reader: &'r Reader,
+    log_id: i16,
+    received_us: i64,
+    pub(super) records: Rows,
+    pub(super) runs: Rows,
+    run: Option<Run>,
+    /// Reused from record to record.
+    rest: Vec<u8>,
+    rebuilt: Vec<u8>,
+}
 
-    if !entry.opened.is_empty() {
-        openings.row();
-        openings.i16(place.log_id);
-        openings.i64(place.leaf_index);
-        openings.option(record.source_address.as_deref(), Rows::text);
-        openings.option(path.filter(|_| record.personal_path), Rows::text);
-        openings.bytes(&entry.opened);
+/// A run that may go on.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    first_leaf: i64,
+    first_sequence: u64,
+    epoch_id: i32,
+    records: u64,
+}
+
+impl<'r> Maker<'r> {
+    pub(super) fn new(reader: &'r Reader, log_id: i16, received_us: i64) -> Self {
+        Self {
+            reader,
+            log_id,
+            received_us,
+            records: Rows::new(RECORD_COLUMNS),
+            runs: Rows::new(RUN_COLUMNS),
+            run: None,
+            rest: Vec::new(),
+            rebuilt: Vec::new(),
+        }
     }
-    Ok(())
+
+    /// Appends a record; one that its row cannot give back brings its canonical bytes along.
+    pub(super) fn put(&mut self, row: &plan::Row<'_>, numbers: Numbers, leaf_index: i64) {
+        self.extend_run(row, leaf_index);
+        let fields = row.entry.fields();
+        let detail = fields.text(tag::DETAIL).map(without_nul);
+        let context = match fields.get(tag::CONTEXT) {
+            Some(context) if numbers.context == 0 && !context.is_empty() => Some(context::template(context)),
+            _ => None,
+        };
+        let occurrences = fields.fixed(tag::COUNT).map_or(1, u64::from_be_bytes);
+        let mut rest = Rest {
+            count: (occurrences != 1).then(|| count(occurrences)),
+            detail: detail.as_deref(),
+            context: context.as_deref(),
+            canonical: None,
+        };
+        let columns = Row { personal: &row.entry.personal, ..Row::of(&fields, leaf_index, numbers) };
+        self.rest.clear();
+        rest.pack(&mut self.rest);
+        if !self.gives_back(&columns, &row.entry.canonical) {
+            rest.canonical = Some(&row.entry.canonical);
+            rest.context = None;
+            self.rest.clear();
+            rest.pack(&mut self.rest);
+        }
+        write(&mut self.records, self.log_id, &Row { rest: &self.rest, ..columns });
+    }
+
+    fn gives_back(&mut self, columns: &Row<'_>, canonical: &[u8]) -> bool {
+        self.rebuilt.clear();
+        let row = Row { rest: &self.rest, ..columns.clone() };
+        self.reader.rebuild(&row, &mut self.rebuilt).is_ok() && self.rebuilt == canonical
+    }
+
+    fn extend_run(&mut self, row: &plan::Row<'_>, leaf_index: i64) {
+        if let Some(run) = &mut self.run
+            && (run.epoch_id, run.first_sequence + run.records) == (row.epoch_id, row.sequence)
+            && run.records < MAX_RUN
+        {
+            run.records += 1;
+            return;
+        }
+        self.end_run();
+        self.run =
+            Some(Run { first_leaf: leaf_index, first_sequence: row.sequence, epoch_id: row.epoch_id, records: 1 });
+    }
+
+    /// Writes the last run; call it once after the last record.
+    pub(super) fn end_run(&mut self) {
+        let Some(run) = self.run.take() else { return };
+        self.runs.row();
+        self.runs.i64(run.first_leaf);
+        self.runs.i64(crate::store::signed(run.first_sequence));
+        self.runs.time(self.received_us);
+        self.runs.i32(run.epoch_id);
+        self.runs.i32(i32::try_from(run.records).unwrap_or(i32::MAX));
+        self.runs.i16(self.log_id);
+    }
+}
+
+fn write(rows: &mut Rows, log_id: i16, row: &Row<'_>) {
+    rows.row();
+    rows.time(row.time_us);
+    rows.i64(row.leaf_index);
+    rows.i32(row.numbers.epoch);
+    rows.option(row.numbers.source, Rows::i32);
+    for number in [row.numbers.service, row.numbers.shape, row.numbers.context] {
+        rows.i32(number);
+    }
+    rows.option(row.latency_us, Rows::i32);
+    rows.i16(log_id);
+    rows.i16(row.kind);
+    rows.bool(row.allow);
+    rows.uuid(row.id);
+    rows.option(row.trace_id, Rows::uuid);
+    rows.option(row.path.as_deref(), Rows::text);
+    rows.bytes(row.personal);
+    rows.bytes(row.rest);
 }

@@ -8,10 +8,10 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::plan::{self, Epoch, Epochs, Finding, Row, Stored};
-use super::rows::{self, Place};
-use super::{MAX_CONFLICTS, Outcome, Prepared, Sequencer, Work, own};
-use crate::merkle::Edge;
-use crate::store::copy::Rows;
+use super::rows::{self, Maker};
+use super::{MAX_CONFLICTS, Outcome, Sequencer, Work};
+use crate::merkle::{Edge, TILE_WIDTH, TileId};
+use crate::store::compact::Prepared;
 use crate::store::{StoreError, signed, size_and_root};
 
 /// What a transaction did, for the metrics.
@@ -29,7 +29,7 @@ impl Sequencer {
     pub(super) async fn transaction(&mut self, group: &[Work]) -> Result<Vec<Outcome>, StoreError> {
         let store = self.store.clone();
         for entry in group.iter().flat_map(|work| &work.entries) {
-            rows::want(&mut self.dictionaries, &entry.record);
+            self.dictionaries.want(entry);
         }
         self.dictionaries.resolve(store.pool()).await?;
 
@@ -61,13 +61,13 @@ impl Sequencer {
         let findings: Vec<Prepared> = findings
             .into_iter()
             .filter_map(|record| {
-                own::prepare(record).inspect_err(|error| tracing::error!(%error, "a finding is lost")).ok()
+                Prepared::of(&record).inspect_err(|error| tracing::error!(%error, "a finding is lost")).ok()
             })
             .collect();
         if !findings.is_empty() {
             let (own_id, watermark) = self.own_epoch(connection, findings.len()).await?;
             for (sequence, entry) in (watermark + 1..).zip(&findings) {
-                rows::want(&mut self.dictionaries, &entry.record);
+                self.dictionaries.want(entry);
                 new.push(Row { epoch_id: own_id, sequence, entry });
             }
             // Statements of their own, on another connection: what they add stays even if this transaction does not.
@@ -90,7 +90,7 @@ impl Sequencer {
     }
 
     /// Counts a finding; its record, unless it was recorded before.
-    fn finding(&mut self, work: &Work, finding: Finding<'_>, tally: &mut Tally) -> Option<Record> {
+    fn finding(&mut self, work: &Work, finding: Finding, tally: &mut Tally) -> Option<Record> {
         let (producer, epoch) = (&*work.producer, work.epoch);
         match finding {
             Finding::Gap { first, last } => {
@@ -106,7 +106,7 @@ impl Sequencer {
                     self.conflicts.clear();
                 }
                 let first_time = self.conflicts.insert((epoch, sequence));
-                first_time.then(|| self.own.conflict(producer, epoch, sequence, stored, came))
+                first_time.then(|| self.own.conflict(producer, epoch, sequence, &stored, &came))
             }
         }
     }
@@ -185,53 +185,60 @@ impl Sequencer {
         Ok((moved.0, moved.1.unsigned_abs() - count as u64))
     }
 
-    /// The canonical bytes stored under some sequences of an epoch.
+    /// The leaves stored under some sequences of an epoch.
     async fn stored(
         &self,
         connection: &mut PgConnection,
         epoch_id: i32,
         first: u64,
         last: u64,
-    ) -> Result<Stored, sqlx::Error> {
-        let rows: Vec<(i64, Vec<u8>)> = sqlx::query_as(
-            "SELECT sequence, canonical FROM signet.records
-             WHERE log_id = $1 AND epoch_id = $2 AND sequence BETWEEN $3 AND $4",
+    ) -> Result<Stored, StoreError> {
+        let runs: Vec<(i64, i64, i32)> = sqlx::query_as(
+            "SELECT first_leaf, first_sequence, records FROM signet.runs
+             WHERE epoch_id = $1 AND first_sequence > $2 AND first_sequence <= $3 AND first_sequence + records > $4",
         )
-        .bind(self.store.log_id())
         .bind(epoch_id)
-        .bind(signed(first))
+        .bind(signed(first).saturating_sub(signed(rows::MAX_RUN)))
         .bind(signed(last))
-        .fetch_all(connection)
+        .bind(signed(first))
+        .fetch_all(&mut *connection)
         .await?;
-        Ok(rows.into_iter().map(|(sequence, canonical)| (sequence.unsigned_abs(), canonical)).collect())
+        let mut leaves: Vec<(u64, u64)> = Vec::new();
+        for (first_leaf, first_sequence, records) in runs {
+            let (leaf, sequence) = (first_leaf.unsigned_abs(), first_sequence.unsigned_abs());
+            let end = last.min(sequence + u64::from(records.unsigned_abs()) - 1);
+            leaves.extend((sequence.max(first)..=end).map(|wanted| (wanted, leaf + (wanted - sequence))));
+        }
+        let tile = |leaf: u64| TileId { level: 0, index: leaf / TILE_WIDTH };
+        let wanted: std::collections::BTreeSet<TileId> = leaves.iter().map(|(_, leaf)| tile(*leaf)).collect();
+        let tiles = self.store.tiles(connection, &wanted.into_iter().collect::<Vec<_>>()).await?;
+        let hash = |leaf: u64| tiles.get(&tile(leaf))?.get(usize::try_from(leaf % TILE_WIDTH).ok()?).copied();
+        Ok(leaves.into_iter().filter_map(|(sequence, leaf)| Some((sequence, hash(leaf)?))).collect())
     }
 
     /// Appends the rows to the tree and the tables.
-    async fn append(&self, connection: &mut PgConnection, mut edge: Edge, new: &[Row<'_>]) -> Result<Edge, StoreError> {
+    async fn append(
+        &mut self,
+        connection: &mut PgConnection,
+        mut edge: Edge,
+        new: &[Row<'_>],
+    ) -> Result<Edge, StoreError> {
         if new.is_empty() {
             return Ok(edge);
         }
-        let received_us = now_us();
-        let mut records = Rows::new(rows::RECORD_COLUMNS);
-        let mut openings = Rows::new(rows::OPENING_COLUMNS);
+        let numbers = new.iter().map(|row| rows::numbers(&self.dictionaries, row)).collect::<Result<Vec<_>, _>>();
+        let numbers = numbers.map_err(|rows::Unresolved| sqlx::Error::RowNotFound)?;
+        self.reader.resolve(&mut *connection, numbers.iter().copied()).await?;
+        let mut maker = Maker::new(&self.reader, self.store.log_id(), now_us());
         let mut tiles = BTreeMap::new();
-        for row in new {
-            let place = Place {
-                log_id: self.store.log_id(),
-                leaf_index: signed(edge.size()),
-                epoch_id: row.epoch_id,
-                sequence: signed(row.sequence),
-                received_us,
-            };
-            rows::put(&mut records, &mut openings, &self.dictionaries, place, row.entry)
-                .map_err(|rows::Unresolved| sqlx::Error::RowNotFound)?;
+        for (row, numbers) in new.iter().zip(numbers) {
+            maker.put(row, numbers, signed(edge.size()));
             edge.append(row.entry.leaf, &mut tiles);
         }
+        maker.end_run();
         edge.flush(&mut tiles);
-        records.copy(&mut *connection, rows::COPY_RECORDS).await?;
-        if openings.count() > 0 {
-            openings.copy(&mut *connection, rows::COPY_OPENINGS).await?;
-        }
+        maker.records.copy(&mut *connection, rows::COPY_RECORDS).await?;
+        maker.runs.copy(&mut *connection, rows::COPY_RUNS).await?;
         self.store.put_tiles(&mut *connection, &tiles).await?;
         sqlx::query("UPDATE signet.logs SET size = $2, root = $3 WHERE id = $1")
             .bind(self.store.log_id())

@@ -3,10 +3,8 @@
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::query::TIME_RANGE_US;
-
 /// Microseconds from 1970 to 2000, where PostgreSQL's clock begins.
-const EPOCH_US: i64 = 946_684_800_000_000;
+pub(crate) const EPOCH_US: i64 = 946_684_800_000_000;
 
 /// Bytes of one message to the server.
 const CHUNK: usize = 256 * 1024;
@@ -16,24 +14,18 @@ const CHUNK: usize = 256 * 1024;
 pub(crate) struct Rows {
     bytes: Vec<u8>,
     columns: i16,
-    count: usize,
 }
 
 impl Rows {
     pub(crate) fn new(columns: i16) -> Self {
         let mut bytes = b"PGCOPY\n\xff\r\n\0".to_vec();
         bytes.extend_from_slice(&[0; 8]);
-        Self { bytes, columns, count: 0 }
-    }
-
-    pub(crate) fn count(&self) -> usize {
-        self.count
+        Self { bytes, columns }
     }
 
     /// Begins a row; as many columns as promised must follow.
     pub(crate) fn row(&mut self) {
         self.bytes.extend_from_slice(&self.columns.to_be_bytes());
-        self.count += 1;
     }
 
     pub(crate) fn null(&mut self) {
@@ -67,18 +59,14 @@ impl Rows {
         self.bytes(value.as_bytes());
     }
 
-    /// A time, moved into the years 1 to 9999 when a producer's clock is beyond them.
+    /// A time; the years 1 to 9999 are what a column can hold.
     pub(crate) fn time(&mut self, unix_us: i64) {
-        self.i64(unix_us.clamp(*TIME_RANGE_US.start(), *TIME_RANGE_US.end()) - EPOCH_US);
+        self.i64(unix_us - EPOCH_US);
     }
 
     /// Text; NUL, which PostgreSQL's text cannot hold, becomes the replacement character.
     pub(crate) fn text(&mut self, value: &str) {
-        if value.contains('\0') {
-            self.bytes(crate::query::without_nul(value).as_bytes());
-        } else {
-            self.bytes(value.as_bytes());
-        }
+        self.bytes(crate::query::without_nul(value).as_bytes());
     }
 
     pub(crate) fn option<T>(&mut self, value: Option<T>, put: impl FnOnce(&mut Self, T)) {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use signet_audit::query::{self, Filter};
 use signet_audit::testing::Postgres;
 use signet_mtls::testing::Ca;
 use tokio_util::sync::CancellationToken;
@@ -66,14 +67,11 @@ async fn killing_postgresql_during_ingestion_loses_and_repeats_nothing() {
         stop.cancel();
     };
     let (made, ()) = tokio::join!(deliver(&service, epoch, stop.clone()), faults);
-    let stored: Vec<(i64, Vec<u8>)> =
-        sqlx::query_as("SELECT sequence, canonical FROM signet.records ORDER BY leaf_index")
-            .fetch_all(&service.pool)
-            .await
-            .unwrap();
+    let (origin, end) = (service.config.origin(), made.len() as u64);
+    let stored = query::records(&service.pool, &Filter::default(), &[], &origin, 0, end).await.unwrap();
     assert_eq!(stored.len(), made.len());
-    for ((sequence, canonical), (number, entry)) in stored.iter().zip((1..).zip(&made)) {
-        assert_eq!((*sequence, canonical), (number, &entry.canonical));
+    for (stored, (number, entry)) in stored.iter().zip((1..).zip(&made)) {
+        assert_eq!((stored.sequence, &stored.canonical), (number, &entry.canonical));
     }
     let report = service.verify_at(made.len() as i64).await;
     assert!(report.holds(), "{:?}", report.problems);
@@ -108,7 +106,7 @@ async fn a_service_that_dies_at_any_point_is_continued_by_the_next() {
         }
     }
     assert_eq!(acknowledged, made.len());
-    let sequences: Vec<i64> = sqlx::query_scalar("SELECT sequence FROM signet.records ORDER BY leaf_index")
+    let sequences: Vec<i64> = sqlx::query_scalar("SELECT sequence FROM signet.entries ORDER BY leaf_index")
         .fetch_all(&service.pool)
         .await
         .unwrap();

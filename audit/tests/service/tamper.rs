@@ -7,9 +7,10 @@ use signet_api::audit::{BundleFile, PutBundleRequest};
 use signet_audit::testing::Postgres;
 use signet_audit::verify::{Problem, verify};
 use signet_policy::BundleSource;
+use signet_spool::Record;
 use uuid::Uuid;
 
-use crate::fixture::{Service, WEB, batch, entries};
+use crate::fixture::{Service, WEB, batch, entries, entry, record};
 
 /// Flips the lowest bit of a byte of column `c`.
 macro_rules! flip {
@@ -25,20 +26,28 @@ fn case(name: &'static str, change: impl Into<String>, undo: impl Into<String>, 
     (name, change.into(), undo.into(), named)
 }
 
+/// The leaf of a record that keeps its bytes whole; all others are rebuilt from their columns.
+const WHOLE: u64 = 600;
+
+fn record_is_named(problem: &Problem) -> bool {
+    matches!(problem, Problem::ChangedRecord { leaf_index: 7, .. })
+}
+
 macro_rules! column {
     ($name:literal) => {
-        |problem| matches!(problem, Problem::ChangedColumn { column: $name, leaf_index: 7, .. })
+        |problem| matches!(problem, Problem::ChangedColumn { column: $name, leaf_index: WHOLE, .. })
     };
 }
 
 macro_rules! dictionary {
     ($name:literal) => {
-        |problem| matches!(problem, Problem::ChangedColumn { column: $name, .. })
+        |problem| matches!(problem, Problem::ChangedDictionary { table: $name, .. })
     };
 }
 
 fn cases() -> Vec<Case> {
     let record = |set: &str| format!("UPDATE signet.records SET {set} WHERE leaf_index = 7");
+    let whole = |set: &str| format!("UPDATE signet.records SET {set} WHERE leaf_index = {WHOLE}");
     let replaced = |table: &str, from: &str, to: &str| {
         format!("UPDATE signet.{table} SET value = replace(value, '{from}', '{to}') WHERE value LIKE '%{from}%'")
     };
@@ -56,65 +65,94 @@ fn cases() -> Vec<Case> {
     let turned = |column: &str| format!("{column} = {}", digits.replace("{}", column));
     let tile = |level: u8, set: &str| format!("UPDATE signet.tiles SET {set} WHERE level = {level} AND tile_index = 0");
     vec![
-        case("allow", record("allow = NOT allow"), "", column!("allow")),
-        case("kind", record("kind = kind # 1"), "", column!("kind")),
-        case("enforcement", record("enforcement = enforcement # 1"), "", column!("enforcement")),
-        case("count", record("count = count # 1"), "", column!("count")),
-        case("latency", record("latency_us = latency_us # 1"), "", column!("latency_us")),
+        case("allow", record("allow = NOT allow"), "", record_is_named),
+        case("kind", record("kind = kind # 1"), "", record_is_named),
+        case("latency", record("latency_us = latency_us # 1"), "", record_is_named),
         case(
             "time",
             record("time = time + interval '1 microsecond'"),
             record("time = time - interval '1 microsecond'"),
-            column!("time"),
+            record_is_named,
         ),
-        case("id", record("id = (translate(id::text, '01', '10'))::uuid"), "", column!("id")),
-        case("path", record(&turned("path")), "", column!("path")),
-        case("trace", record("trace_id = 'x'"), record("trace_id = NULL"), column!("trace_id")),
-        case("detail", record("detail = ''"), record("detail = NULL"), column!("detail")),
-        case("source", web, cew, dictionary!("source_spiffe_id")),
-        case("destination", ledger, mledger, dictionary!("destination_spiffe_id")),
-        case("service", service, ecivres, dictionary!("destination_service")),
-        case("policies", policy, ycilop, dictionary!("policy_ids")),
-        case("action", action, noitca, dictionary!("action")),
-        case("commit", commit, timmoc, dictionary!("policy_commit")),
-        case("digest", digest, tsegid, dictionary!("bundle_digest")),
-        case("reason", reason, nosaer, dictionary!("reason")),
-        case("tls", tls, slt, dictionary!("tls")),
+        case("id", record("id = (translate(id::text, '01', '10'))::uuid"), "", record_is_named),
+        case("path", record(&turned("path")), "", record_is_named),
+        case(
+            "trace",
+            record("trace_id = '00000000-0000-0000-0000-000000000000'"),
+            record("trace_id = NULL"),
+            record_is_named,
+        ),
+        case("rest", record(r"rest = '\x020000000161'"), record("rest = ''"), record_is_named),
+        case("opening", record(flip!("personal", "3")), "", record_is_named),
+        case("address", record(flip!("personal", "20")), "", record_is_named),
+        case(
+            "opening that is gone",
+            record("personal = ''::bytea, rest = personal"),
+            record("personal = rest, rest = ''"),
+            record_is_named,
+        ),
+        case(
+            "number of a source",
+            record("source_id = source_id + 1"),
+            record("source_id = source_id - 1"),
+            record_is_named,
+        ),
+        case("number of no shape", record("shape_id = -shape_id"), "", record_is_named),
+        case("number of no context", record("context_id = -context_id"), "", record_is_named),
+        case("source", web.clone(), cew.clone(), dictionary!("identities")),
+        case("records of a source", web, cew, record_is_named),
+        case("destination", ledger, mledger, dictionary!("identities")),
+        case("service", service, ecivres, dictionary!("services")),
+        case("policies", policy, ycilop, dictionary!("policy_sets")),
+        case("action", action, noitca, dictionary!("labels")),
+        case("commit", commit, timmoc, dictionary!("labels")),
+        case("digest", digest, tsegid, dictionary!("labels")),
+        case("reason", reason, nosaer, dictionary!("labels")),
+        case("tls", tls, slt, dictionary!("labels")),
+        case("shape", "UPDATE signet.shapes SET enforcement = 1 - enforcement", "", dictionary!("shapes")),
+        case("context", format!("UPDATE signet.contexts SET {}", flip!("template", "4")), "", dictionary!("contexts")),
         case(
             "producer",
             "UPDATE signet.epochs SET producer = producer || 'x'",
             "UPDATE signet.epochs SET producer = rtrim(producer, 'x')",
-            dictionary!("producer"),
+            record_is_named,
         ),
-        case("bytes", record(flip!("canonical", "40")), "", |problem| {
-            matches!(problem, Problem::ChangedRecord { leaf_index: 7, .. })
+        case("allow of a whole one", whole("allow = NOT allow"), "", column!("allow")),
+        case("latency of a whole one", whole("latency_us = latency_us # 1"), "", column!("latency_us")),
+        case("address of a whole one", whole(flip!("personal", "20")), "", column!("personal")),
+        case("path of a whole one", whole("path = path || 'x'"), whole("path = rtrim(path, 'x')"), column!("path")),
+        case("bytes of a whole one", whole(flip!("rest", "60")), "", |problem| {
+            matches!(problem, Problem::ChangedRecord { leaf_index: WHOLE, .. })
         }),
+        case(
+            "run",
+            "UPDATE signet.runs SET first_sequence = 2 WHERE first_leaf = 0",
+            "UPDATE signet.runs SET first_sequence = 1 WHERE first_leaf = 0",
+            |problem| matches!(problem, Problem::EpochDiffers { says: 601, found: 0, .. }),
+        ),
+        case(
+            "length of a run",
+            "UPDATE signet.runs SET records = records - 1",
+            "UPDATE signet.runs SET records = records + 1",
+            |problem| matches!(problem, Problem::RunDiffers { first_leaf: 0 }),
+        ),
         case(
             "leaf",
             record("leaf_index = 5000"),
             "UPDATE signet.records SET leaf_index = 7 WHERE leaf_index = 5000",
             |problem| matches!(problem, Problem::MissingRecord { expected: 7, found: 8 }),
         ),
-        case("sequence", record("sequence = 5000"), record("sequence = 8"), |problem| {
-            matches!(problem, Problem::EpochDiffers { says: 600, found: 599, .. })
-        }),
+        case(
+            "place outside of the log",
+            record("leaf_index = 5000"),
+            "UPDATE signet.records SET leaf_index = 7 WHERE leaf_index = 5000",
+            |problem| matches!(problem, Problem::StrayRecord { leaf_index: 5000, .. }),
+        ),
         case(
             "watermark",
             "UPDATE signet.epochs SET watermark = watermark + 1",
             "UPDATE signet.epochs SET watermark = watermark - 1",
-            |problem| matches!(problem, Problem::EpochDiffers { says: 601, found: 600, .. }),
-        ),
-        case(
-            "opening",
-            format!("UPDATE signet.openings SET {} WHERE leaf_index = 7", flip!("opened", "length(opened) - 1")),
-            "",
-            column!("opened"),
-        ),
-        case(
-            "address",
-            format!("UPDATE signet.openings SET {} WHERE leaf_index = 7", turned("source_address")),
-            "",
-            column!("source_address"),
+            |problem| matches!(problem, Problem::EpochDiffers { says: 602, found: 601, .. }),
         ),
         case("leaf hash", tile(0, flip!("hashes", "224")), "", |problem| {
             matches!(problem, Problem::ChangedRecord { leaf_index: 7, .. })
@@ -135,7 +173,7 @@ fn cases() -> Vec<Case> {
             |problem| matches!(problem, Problem::TileDiffers { level: 1, index: 0 }),
         ),
         case("head", format!("UPDATE signet.logs SET {}", flip!("root", "0")), "", |problem| {
-            matches!(problem, Problem::HeadDiffers { size: 600 })
+            matches!(problem, Problem::HeadDiffers { size: 601 })
         }),
         case(
             "policy of a bundle",
@@ -143,8 +181,8 @@ fn cases() -> Vec<Case> {
             replaced("bundle_files", "forbid", "permit").replace("value", "content"),
             |problem| matches!(problem, Problem::ChangedBundle { .. }),
         ),
-        case("size", "UPDATE signet.logs SET size = 601", "UPDATE signet.logs SET size = 600", |problem| {
-            matches!(problem, Problem::HeadDiffers { size: 601 })
+        case("size", "UPDATE signet.logs SET size = 602", "UPDATE signet.logs SET size = 601", |problem| {
+            matches!(problem, Problem::HeadDiffers { size: 602 })
         }),
         case(
             "key",
@@ -154,15 +192,15 @@ fn cases() -> Vec<Case> {
         ),
         case(
             "note",
-            "UPDATE signet.checkpoints SET note = 'x' || note WHERE size = 600",
-            "UPDATE signet.checkpoints SET note = substr(note, 2) WHERE size = 600",
-            |problem| matches!(problem, Problem::BadCheckpoint { size: 600, .. }),
+            "UPDATE signet.checkpoints SET note = 'x' || note WHERE size = 601",
+            "UPDATE signet.checkpoints SET note = substr(note, 2) WHERE size = 601",
+            |problem| matches!(problem, Problem::BadCheckpoint { size: 601, .. }),
         ),
         case(
             "root of a checkpoint",
-            format!("UPDATE signet.checkpoints SET {} WHERE size = 600", flip!("root", "31")),
+            format!("UPDATE signet.checkpoints SET {} WHERE size = 601", flip!("root", "31")),
             "",
-            |problem| matches!(problem, Problem::BadCheckpoint { size: 600, .. }),
+            |problem| matches!(problem, Problem::BadCheckpoint { size: 601, .. }),
         ),
     ]
 }
@@ -186,8 +224,10 @@ async fn one_bit_changed_in_any_table_is_found_and_named() {
     let postgres = Postgres::start().unwrap();
     let directory = tempfile::tempdir().unwrap();
     let service = Service::start(&postgres, directory.path()).await;
-    service.producer(WEB).await.unwrap().send(batch(Uuid::now_v7(), 1, entries(1..=600))).await;
-    let whole = service.verify_at(600).await;
+    let hostile = Record { path: Some("/a\0b".to_owned()), ..record(WEB, 601) };
+    let sent = [entries(1..=600), vec![entry(&hostile)]].concat();
+    service.producer(WEB).await.unwrap().send(batch(Uuid::now_v7(), 1, sent)).await;
+    let whole = service.verify_at(601).await;
     assert!(whole.holds(), "{:?}", whole.problems);
     put_bundle(&service).await;
     let (pool, key, origin) = (service.pool.clone(), service.key(), service.config.origin());

@@ -2,33 +2,33 @@
 
 use std::borrow::Cow;
 
-/// Field tags, in the order of the encoding.
-pub(crate) mod tag {
-    pub(crate) const ID: u16 = 1;
-    pub(crate) const TIME_US: u16 = 2;
-    pub(crate) const KIND: u16 = 3;
-    pub(crate) const PRODUCER: u16 = 4;
-    pub(crate) const SOURCE_SPIFFE_ID: u16 = 5;
-    pub(crate) const DESTINATION_SPIFFE_ID: u16 = 6;
-    pub(crate) const DESTINATION_SERVICE: u16 = 7;
-    pub(crate) const ACTION: u16 = 8;
-    pub(crate) const PATH: u16 = 9;
-    pub(crate) const PATH_COMMITMENT: u16 = 10;
-    pub(crate) const ALLOW: u16 = 11;
-    pub(crate) const ENFORCEMENT: u16 = 12;
-    pub(crate) const POLICY_IDS: u16 = 13;
-    pub(crate) const POLICY_COMMIT: u16 = 14;
-    pub(crate) const BUNDLE_DIGEST: u16 = 15;
-    pub(crate) const REASON: u16 = 16;
-    pub(crate) const SOURCE_ADDRESS_COMMITMENT: u16 = 17;
-    pub(crate) const TLS: u16 = 18;
-    pub(crate) const TRACE_ID: u16 = 19;
-    pub(crate) const LATENCY_US: u16 = 20;
-    pub(crate) const CONTEXT: u16 = 21;
-    pub(crate) const COUNT: u16 = 22;
-    pub(crate) const DETAIL: u16 = 23;
-    pub(crate) const SHADOW: u16 = 24;
-    pub(crate) const FLAGS: u16 = 25;
+/// Field tags, in the order of the encoding, named as their fields in `docs/record-encoding.md`.
+pub mod tag {
+    pub const ID: u16 = 1;
+    pub const TIME_US: u16 = 2;
+    pub const KIND: u16 = 3;
+    pub const PRODUCER: u16 = 4;
+    pub const SOURCE_SPIFFE_ID: u16 = 5;
+    pub const DESTINATION_SPIFFE_ID: u16 = 6;
+    pub const DESTINATION_SERVICE: u16 = 7;
+    pub const ACTION: u16 = 8;
+    pub const PATH: u16 = 9;
+    pub const PATH_COMMITMENT: u16 = 10;
+    pub const ALLOW: u16 = 11;
+    pub const ENFORCEMENT: u16 = 12;
+    pub const POLICY_IDS: u16 = 13;
+    pub const POLICY_COMMIT: u16 = 14;
+    pub const BUNDLE_DIGEST: u16 = 15;
+    pub const REASON: u16 = 16;
+    pub const SOURCE_ADDRESS_COMMITMENT: u16 = 17;
+    pub const TLS: u16 = 18;
+    pub const TRACE_ID: u16 = 19;
+    pub const LATENCY_US: u16 = 20;
+    pub const CONTEXT: u16 = 21;
+    pub const COUNT: u16 = 22;
+    pub const DETAIL: u16 = 23;
+    pub const SHADOW: u16 = 24;
+    pub const FLAGS: u16 = 25;
 }
 
 /// Most bytes of a value. INVARIANT: their sum, with all headers, stays within an entry of the log (tested).
@@ -76,7 +76,8 @@ pub(crate) fn opened_limit(used: usize) -> usize {
 const CONTEXT_FIELDS: u32 = 0x0001_0000;
 
 /// The opening number of the context value at `index`.
-pub(crate) fn context_field(index: u32) -> u32 {
+#[must_use]
+pub fn context_field(index: u32) -> u32 {
     CONTEXT_FIELDS.saturating_add(index)
 }
 
