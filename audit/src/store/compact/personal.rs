@@ -1,11 +1,13 @@
 //! The openings of a record's personal values, packed: what the column `personal` holds.
 //!
-//!     personal = item*, ascending by field
-//!     item = 0 || field (4) || commitment (32)                        erased
-//!          | 1 || field (4) || salt (16) || length (4) || value       any value
-//!          | 2 || salt (16) || IPv4 address (4) || port (2)           the source address
-//!          | 3 || salt (16) || IPv6 address (16) || port (2)          the source address
-//!          | 4 || index (1) || salt (16)                              a context value: the source address without its port
+//! ```text
+//! personal = item*, ascending by field
+//! item = 0 || field (4) || commitment (32)                        erased
+//!      | 1 || field (4) || salt (16) || length (4) || value       any value
+//!      | 2 || salt (16) || IPv4 address (4) || port (2)           the source address
+//!      | 3 || salt (16) || IPv6 address (16) || port (2)          the source address
+//!      | 4 || index (1) || salt (16)                              a context value: the source address without its port
+//! ```
 //!
 //! Integers are big-endian. `signet.opened` and `signet.erased` in the migrations read the same.
 

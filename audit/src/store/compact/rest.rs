@@ -1,7 +1,9 @@
 //! What a record has beyond the columns that all have: the column `rest`, empty for most.
 //!
-//!     rest = "" | flags (1) || count (8)? || detail? || context? || canonical?
-//!     detail, context = length (4) || bytes       canonical = bytes, to the end
+//! ```text
+//! rest = "" | flags (1) || count (8)? || detail? || context? || canonical?
+//! detail, context = length (4) || bytes       canonical = bytes, to the end
+//! ```
 //!
 //! Integers are big-endian. `signet.count` and `signet.detail` in the migrations read the same.
 
