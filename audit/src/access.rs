@@ -6,43 +6,39 @@
 use std::sync::Arc;
 
 use signet_api::audit::access_server::{Access, AccessServer};
-use signet_api::audit::{BeginRequest, BeginResponse, SealRequest, SealResponse};
+use signet_api::audit::{BeginRequest, BeginResponse, EndRequest, EndResponse, SealRequest, SealResponse};
 use signet_mtls::grpc::Peer;
 use signet_mtls::{SpiffeId, TrustDomain};
-use signet_spool::{Kind, Record};
-use tokio::sync::{Mutex, oneshot};
+use signet_spool::Record;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use crate::note::{LogKey, Statement, StatementKind};
-use crate::sequencer::{Queue, Work, now_us};
-use crate::store::compact::Prepared;
+use crate::recorder::{NotRecorded, Recorder};
+use crate::store::Store;
 
 /// Longest detail, and name of a person.
 const MAX_DETAIL: usize = 2_000;
 const MAX_NAME: usize = 256;
 /// Why someone reads.
-const PURPOSES: [&str; 7] = ["query", "tail", "why", "verify", "export", "evidence", "stream"];
+const PURPOSES: [&str; 8] = ["query", "tail", "why", "verify", "export", "evidence", "stream", REVIEW];
+/// Someone looked through what happened; the next review is due from then on.
+const REVIEW: &str = "review";
 /// Which components may read for people.
 const READERS: [&str; 3] = ["operator", "auditor", "ui"];
 
-/// The service, with an epoch of its own as a producer.
+/// The service.
 #[derive(Clone)]
 pub(crate) struct AccessService {
     trust_domain: TrustDomain,
-    producer: Arc<str>,
     key: Arc<LogKey>,
-    queue: Queue,
-    epoch: Uuid,
-    /// The last sequence that was committed. Held while a record is on its way, so that sequences have no holes.
-    last: Arc<Mutex<u64>>,
+    recorder: Recorder,
+    store: Store,
 }
 
 impl AccessService {
-    /// `component` is the SPIFFE ID under which the service records.
-    pub(crate) fn new(trust_domain: TrustDomain, component: &str, key: Arc<LogKey>, queue: Queue) -> Self {
-        let last = Arc::new(Mutex::new(0));
-        Self { trust_domain, producer: component.into(), key, queue, epoch: Uuid::now_v7(), last }
+    pub(crate) fn new(trust_domain: TrustDomain, key: Arc<LogKey>, recorder: Recorder, store: Store) -> Self {
+        Self { trust_domain, key, recorder, store }
     }
 
     pub(crate) fn into_server(self) -> AccessServer<Self> {
@@ -65,48 +61,31 @@ impl AccessService {
 
     /// Commits a record and gives its id.
     async fn record(&self, record: Record) -> Result<Uuid, Status> {
-        let id = record.id;
-        let entry = Prepared::of(&record).map_err(|_| Status::unavailable("no random numbers; try again"))?;
-        let mut last = self.last.lock().await;
-        let (reply, outcome) = oneshot::channel();
-        let work = Work {
-            producer: Arc::clone(&self.producer),
-            epoch: self.epoch,
-            first_sequence: *last + 1,
-            entries: vec![entry],
-            closing: false,
-            clock_offset_us: 0,
-            reply,
-        };
-        let stopping = || Status::unavailable("the audit service is stopping; try again");
-        self.queue.put(work).await.ok_or_else(stopping)?;
-        match outcome.await {
-            Ok(Ok(committed)) => {
-                *last = committed.last;
-                Ok(id)
+        self.recorder.record(record).await.map_err(|error| match error {
+            NotRecorded::Prepare(_) => Status::unavailable("no random numbers; try again"),
+            NotRecorded::Stopping => Status::unavailable("the audit service is stopping; try again"),
+            NotRecorded::Refused(_) => {
+                Status::internal("the access could not be recorded; see the audit service's log")
             }
-            Ok(Err(refused)) => {
-                tracing::error!(error = %refused, "could not record an access");
-                Err(Status::internal("the access could not be recorded; see the audit service's log"))
-            }
-            Err(_) => Err(stopping()),
-        }
+        })
     }
 
-    fn event(&self, reader: &SpiffeId, action: &str, detail: serde_json::Value) -> Record {
-        Record {
-            id: Uuid::now_v7(),
-            time_us: now_us(),
-            kind: Kind::Event,
-            producer: self.producer.to_string(),
-            source_spiffe_id: Some(reader.to_string()),
-            action: action.to_owned(),
-            allow: true,
-            tls: "none".to_owned(),
-            detail: Some(detail.to_string()),
-            ..Record::default()
-        }
+    /// What is recorded of an access: `reason` is `began`, `answered`, `ended` or `sealed`.
+    fn event(&self, reader: &SpiffeId, purpose: &str, reason: &str, detail: &serde_json::Value) -> Record {
+        let event = self.recorder.event(format!("audit:{purpose}"), reason, detail);
+        Record { source_spiffe_id: Some(reader.to_string()), ..event }
     }
+}
+
+fn known(purpose: &str) -> Result<(), Status> {
+    if PURPOSES.contains(&purpose) {
+        return Ok(());
+    }
+    Err(Status::invalid_argument(format!("purpose must be one of {}", PURPOSES.join(", "))))
+}
+
+fn parse(access_id: &str) -> Result<Uuid, Status> {
+    access_id.parse().map_err(|_| Status::invalid_argument("access_id is not a UUID"))
 }
 
 /// Text of a reader that is short and has no control characters.
@@ -121,28 +100,44 @@ fn fits(what: &str, text: &str, limit: usize) -> Result<(), Status> {
 impl Access for AccessService {
     async fn begin(&self, request: Request<BeginRequest>) -> Result<Response<BeginResponse>, Status> {
         let reader = self.reader(&request)?;
-        let BeginRequest { purpose, detail, on_behalf_of } = request.into_inner();
-        if !PURPOSES.contains(&purpose.as_str()) {
-            return Err(Status::invalid_argument(format!("purpose must be one of {}", PURPOSES.join(", "))));
-        }
+        let BeginRequest { purpose, detail, on_behalf_of, records } = request.into_inner();
+        known(&purpose)?;
         fits("detail", &detail, MAX_DETAIL)?;
         fits("on_behalf_of", &on_behalf_of, MAX_NAME)?;
         let detail: serde_json::Value = match detail.as_str() {
             "" => serde_json::Value::Null,
             text => serde_json::from_str(text).map_err(|_| Status::invalid_argument("detail is not JSON"))?,
         };
-        let detail = serde_json::json!({ "purpose": purpose, "asked": detail, "on_behalf_of": on_behalf_of });
-        let action = format!("audit:{purpose}");
-        let record = Record { reason: "began".to_owned(), ..self.event(&reader, &action, detail) };
-        let access_id = self.record(record).await?.to_string();
-        Ok(Response::new(BeginResponse { access_id }))
+        let told = serde_json::json!({
+            "purpose": purpose, "asked": detail, "on_behalf_of": on_behalf_of, "records": records,
+        });
+        let reason = if records.is_some() { "answered" } else { "began" };
+        let access_id = self.record(self.event(&reader, &purpose, reason, &told)).await?;
+        if purpose == REVIEW {
+            self.store.put_review(access_id, reader.as_str()).await.map_err(|error| {
+                tracing::warn!(error = signet_observe::error_chain(&error), "could not note a review");
+                Status::unavailable("the audit store is away; review again")
+            })?;
+        }
+        Ok(Response::new(BeginResponse { access_id: access_id.to_string() }))
+    }
+
+    async fn end(&self, request: Request<EndRequest>) -> Result<Response<EndResponse>, Status> {
+        let reader = self.reader(&request)?;
+        let EndRequest { access_id, purpose, records, on_behalf_of } = request.into_inner();
+        known(&purpose)?;
+        fits("on_behalf_of", &on_behalf_of, MAX_NAME)?;
+        let access = parse(&access_id)?;
+        let told = serde_json::json!({ "access": access, "records": records, "on_behalf_of": on_behalf_of });
+        self.record(self.event(&reader, &purpose, "ended", &told)).await?;
+        Ok(Response::new(EndResponse {}))
     }
 
     async fn seal(&self, request: Request<SealRequest>) -> Result<Response<SealResponse>, Status> {
         let reader = self.reader(&request)?;
         let SealRequest { access_id, kind, manifest_sha256, records, on_behalf_of } = request.into_inner();
         fits("on_behalf_of", &on_behalf_of, MAX_NAME)?;
-        let access: Uuid = access_id.parse().map_err(|_| Status::invalid_argument("access_id is not a UUID"))?;
+        let access = parse(&access_id)?;
         let digest = <[u8; 32]>::try_from(manifest_sha256)
             .map_err(|_| Status::invalid_argument("manifest_sha256 must have 32 bytes"))?;
         let kind =
@@ -151,10 +146,8 @@ impl Access for AccessService {
         let detail = serde_json::json!({
             "access": access, "manifest": statement.digest_text(), "records": records, "on_behalf_of": on_behalf_of,
         });
-        let action = format!("audit:{}", kind.name());
-        let record = Record { reason: "sealed".to_owned(), ..self.event(&reader, &action, detail) };
         // Recorded first: a signature that is out there has its record.
-        let event_id = self.record(record).await?.to_string();
+        let event_id = self.record(self.event(&reader, kind.name(), "sealed", &detail)).await?.to_string();
         Ok(Response::new(SealResponse { note: self.key.sign_statement(&statement), event_id }))
     }
 }

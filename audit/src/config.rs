@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Deserialize;
 use signet_observe::TelemetryConfig;
@@ -34,9 +35,67 @@ pub struct Config {
     /// Who cosigns this log.
     #[serde(default)]
     pub witnesses: Vec<AskedWitness>,
+    /// After how long without a word an open producer is recorded as silent, seconds. Idle producers speak each 3 s; less than
+    /// 7 would call a healthy one silent.
+    #[serde(default = "default_silent_after", deserialize_with = "silent_after")]
+    pub silent_after_seconds: u64,
+    /// Who is told when recording fails.
+    #[serde(default)]
+    pub alerts: AlertsConfig,
     /// Logs and traces.
     #[serde(default)]
     pub telemetry: TelemetryConfig,
+}
+
+/// Who is told when recording fails. Metrics and records of alerts are made without it.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AlertsConfig {
+    /// Where each alert is posted.
+    #[serde(default)]
+    pub webhook: Option<WebhookConfig>,
+    /// How often someone must review the log (`signet audit review`), hours; nobody need when not given.
+    #[serde(default)]
+    pub review_every_hours: Option<f64>,
+}
+
+impl AlertsConfig {
+    /// How often someone must review the log.
+    #[must_use]
+    pub fn review_every(&self) -> Option<Duration> {
+        self.review_every_hours.and_then(|hours| Duration::try_from_secs_f64(hours * 3_600.0).ok())
+    }
+}
+
+/// A webhook: JSON over HTTPS, signed with HMAC-SHA256.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WebhookConfig {
+    /// `https://HOST[:PORT][/PATH]`.
+    pub url: String,
+    /// Holds the secret that signs; readable by its owner alone.
+    pub secret_file: PathBuf,
+    /// PEM file with the authorities that vouch for the host.
+    #[serde(default = "system_authorities")]
+    pub authorities: PathBuf,
+}
+
+/// Where Debian and its descendants keep the authorities of the public web.
+fn system_authorities() -> PathBuf {
+    PathBuf::from("/etc/ssl/certs/ca-certificates.crt")
+}
+
+/// What `silent_after_seconds` is when it is not given.
+#[must_use]
+pub const fn default_silent_after() -> u64 {
+    10
+}
+
+fn silent_after<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    match u64::deserialize(deserializer)? {
+        seconds @ 7..=86_400 => Ok(seconds),
+        other => Err(serde::de::Error::custom(format!("silent_after_seconds is {other}; give 7 to 86400"))),
+    }
 }
 
 /// The tlog-tiles listener: plain HTTP, loopback only.
@@ -82,6 +141,12 @@ impl Config {
         directory.join("last-checkpoint")
     }
 
+    /// After how long without a word an open producer is recorded as silent.
+    #[must_use]
+    pub fn silent_after(&self) -> Duration {
+        Duration::from_secs(self.silent_after_seconds)
+    }
+
     /// Where the checkpoints that were cosigned last are remembered.
     #[must_use]
     pub fn witnessed_dir(&self) -> PathBuf {
@@ -100,6 +165,11 @@ impl Config {
             "database_url": crate::query::redact(&self.database_url),
             "log_key_file": self.log_key_file,
             "state_file": self.state_file(),
+            "silent_after_seconds": self.silent_after_seconds,
+            "alerts": {
+                "webhook": self.alerts.webhook.as_ref().map(|webhook| &webhook.url),
+                "review_every_hours": self.alerts.review_every_hours,
+            },
             "witness": self.witness.as_ref().map(|witness| &witness.logs),
             "witnesses": self.witnesses.iter().map(|asked| [&asked.url, &asked.key]).collect::<Vec<_>>(),
         })

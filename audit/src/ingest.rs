@@ -10,7 +10,7 @@ use futures::stream::FuturesOrdered;
 use futures::{Stream, StreamExt as _};
 use prometheus_client::metrics::gauge::Gauge;
 use signet_api::audit::ingest_server::{Ingest, IngestServer};
-use signet_api::audit::{Ack, Batch, PutBundleRequest, PutBundleResponse};
+use signet_api::audit::{Ack, Batch, PutBundleRequest, PutBundleResponse, SpoolState};
 use signet_mtls::grpc::Peer;
 use signet_mtls::{SpiffeId, TrustDomain};
 use signet_policy::BundleSource;
@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
+use crate::faults::{Cause, Faults};
 use crate::metrics::Metrics;
 use crate::sequencer::{Committed, Outcome, Queue, Work, now_us};
 use crate::store::Store;
@@ -43,11 +44,12 @@ pub(crate) struct IngestService {
     store: Store,
     queue: Queue,
     metrics: Metrics,
+    faults: Faults,
 }
 
 impl IngestService {
-    pub(crate) fn new(trust_domain: TrustDomain, store: Store, queue: Queue, metrics: Metrics) -> Self {
-        Self { trust_domain, store, queue, metrics }
+    pub(crate) fn new(trust_domain: TrustDomain, store: Store, queue: Queue, metrics: Metrics, faults: Faults) -> Self {
+        Self { trust_domain, store, queue, metrics, faults }
     }
 
     pub(crate) fn into_server(self) -> IngestServer<Self> {
@@ -134,11 +136,11 @@ impl Ingest for IngestService {
         }
         let (acks, answers) = mpsc::channel(IN_FLIGHT);
         let stream = request.into_inner();
-        let (queue, metrics) = (self.queue.clone(), self.metrics.clone());
+        let (queue, metrics, faults) = (self.queue.clone(), self.metrics.clone(), self.faults.clone());
         // Runs inside the response: it ends with the stream and needs no task of its own.
         let work = async move {
             let _counted = Counted::new(&metrics.streams);
-            receive(Arc::from(peer.as_str()), stream, queue, &metrics, acks).await;
+            receive(Arc::from(peer.as_str()), stream, queue, &metrics, &faults, acks).await;
         };
         Ok(Response::new(Box::pin(driven(work, answers))))
     }
@@ -174,6 +176,18 @@ impl Ingest for IngestService {
         })?;
         tracing::info!(digest, commit = source.commit, files = count, "kept a policy bundle");
         Ok(Response::new(PutBundleResponse {}))
+    }
+}
+
+/// What a producer says of its spool. A full one counts for a while after it has space again: a spool is full when its
+/// producer cannot tell.
+fn note_spool(faults: &Faults, peer: &str, epoch: Uuid, state: SpoolState) {
+    match state {
+        SpoolState::TakesRecords => {}
+        SpoolState::Full => faults.report(Cause::Spool, peer, epoch, "records met a full spool"),
+        SpoolState::Failed => {
+            faults.report(Cause::Spool, peer, epoch, "a write or fsync failed; it takes no records until a restart");
+        }
     }
 }
 
@@ -214,6 +228,7 @@ async fn receive(
     mut stream: Streaming<Batch>,
     queue: Queue,
     metrics: &Metrics,
+    faults: &Faults,
     acks: mpsc::Sender<Result<Ack, Status>>,
 ) {
     let mut pending: FuturesOrdered<Pending> = FuturesOrdered::new();
@@ -224,10 +239,12 @@ async fn receive(
             Some((epoch, outcome)) = pending.next() => {
                 let ack = match outcome {
                     Some(Ok(Committed { last, closed })) => {
+                        faults.works(Cause::Ingestion, &peer, epoch);
                         Ack { epoch: epoch.as_bytes().to_vec(), committed: last, error: String::new(), closed }
                     }
                     Some(Err(refused)) => {
                         let error = refused.to_string();
+                        faults.report(Cause::Ingestion, &peer, epoch, error.as_str());
                         let _ = acks.send(Ok(rejection(epoch.as_bytes().to_vec(), error))).await;
                         return;
                     }
@@ -244,9 +261,10 @@ async fn receive(
             message = stream.message(), if open && pending.len() < IN_FLIGHT => match message {
                 Ok(Some(batch)) => {
                     let offset = batch.sent_at_us.saturating_sub(now_us());
-                    let (closing, named) = (batch.closing, batch.epoch.clone());
+                    let (closing, named, spool) = (batch.closing, batch.epoch.clone(), batch.spool());
                     match check(&peer, batch) {
                         Ok((epoch, first_sequence, entries)) => {
+                            note_spool(faults, &peer, epoch, spool);
                             let (reply, outcome) = oneshot::channel();
                             let producer = Arc::clone(&peer);
                             let work =
@@ -260,6 +278,8 @@ async fn receive(
                         Err(bad) => {
                             metrics.refused_batches.inc();
                             tracing::warn!(%peer, error = %bad, "refused a batch");
+                            let epoch = Uuid::from_slice(&named).unwrap_or_default();
+                            faults.report(Cause::Ingestion, &peer, epoch, bad.to_string());
                             let _ = acks.send(Ok(rejection(named, bad.to_string()))).await;
                             return;
                         }

@@ -2,18 +2,26 @@
 //! Merkle log of its trust domain with signed checkpoints, and answers questions about what was recorded.
 //!
 //! What others use: [`query`] (the dashboard and the command line), [`why`] (recomputes a decision), [`verify`]
-//! (recomputes a log), [`merkle`] and [`note`] (pure). The rest is the service `signet-audit`, which [`server`] runs.
+//! (recomputes a log), [`proof`] (one record, offline), [`merkle`] and
+//! [`note`] (pure). The rest is the service `signet-audit`, which [`server`] runs.
 
 mod access;
+mod alerts;
 mod checkpoint;
 pub mod config;
+mod faults;
 mod ingest;
 pub mod merkle;
 pub mod metrics;
 pub mod note;
+mod outgoing;
+pub mod proof;
 pub mod query;
+mod recorder;
+mod secret;
 mod sequencer;
 pub mod server;
+mod silence;
 mod store;
 #[cfg(feature = "testing")]
 pub mod testing;

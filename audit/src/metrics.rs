@@ -1,9 +1,33 @@
 //! What the service counts.
 
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+
+use crate::faults::Cause;
+
+/// What became of one try to call a webhook, or of a notice to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WebhookOutcome {
+    Delivered,
+    /// This try; another follows.
+    Failed,
+    /// The notice was given up on.
+    Dropped,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct OfCause {
+    cause: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct WithOutcome {
+    outcome: &'static str,
+}
 
 /// Metrics of the audit service; clones count together.
 #[derive(Debug, Clone)]
@@ -22,6 +46,11 @@ pub struct Metrics {
     pub(crate) checkpoint_size: Gauge,
     pub(crate) checkpoint_time: Gauge,
     pub(crate) lacking_cosignatures: Gauge,
+    pub(crate) silences: Counter,
+    pub(crate) silent_epochs: Gauge,
+    alerts: Family<OfCause, Gauge>,
+    webhooks: Family<WithOutcome, Counter>,
+    pub(crate) unkept_alerts: Counter,
 }
 
 impl Default for Metrics {
@@ -41,11 +70,39 @@ impl Default for Metrics {
             checkpoint_size: Gauge::default(),
             checkpoint_time: Gauge::default(),
             lacking_cosignatures: Gauge::default(),
+            silences: Counter::default(),
+            silent_epochs: Gauge::default(),
+            alerts: Family::default(),
+            webhooks: Family::default(),
+            unkept_alerts: Counter::default(),
         }
     }
 }
 
 impl Metrics {
+    /// Sets how many alerts of each cause are on.
+    pub(crate) fn alerts(&self, active: impl Iterator<Item = Cause>) {
+        let mut counts = Cause::ALL.map(|cause| (cause, 0_i64));
+        for cause in active {
+            for (_, count) in counts.iter_mut().filter(|(counted, _)| *counted == cause) {
+                *count += 1;
+            }
+        }
+        for (cause, count) in counts {
+            self.alerts.get_or_create(&OfCause { cause: cause.as_str() }).set(count);
+        }
+    }
+
+    /// Counts what became of a call to the webhook.
+    pub(crate) fn webhook(&self, outcome: WebhookOutcome) {
+        let outcome = match outcome {
+            WebhookOutcome::Delivered => "delivered",
+            WebhookOutcome::Failed => "failed",
+            WebhookOutcome::Dropped => "dropped",
+        };
+        self.webhooks.get_or_create(&WithOutcome { outcome }).inc();
+    }
+
     /// Registers everything under `signet_audit_`.
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("signet_audit");
@@ -74,6 +131,19 @@ impl Metrics {
             "lacking_cosignatures",
             "Witnesses that have not cosigned the newest checkpoint",
             self.lacking_cosignatures.clone(),
+        );
+        registry.register("silences", "Times that an open producer fell silent", self.silences.clone());
+        registry.register(
+            "silent_epochs",
+            "Epochs of producers that stopped without closing them and have not come back",
+            self.silent_epochs.clone(),
+        );
+        registry.register("alerts", "Alerts that are on, by cause", self.alerts.clone());
+        registry.register("webhook_calls", "Calls of the alerts' webhook", self.webhooks.clone());
+        registry.register(
+            "unkept_alerts",
+            "Changes of alerts that found no room to wait for PostgreSQL in and were not recorded",
+            self.unkept_alerts.clone(),
         );
     }
 }

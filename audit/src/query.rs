@@ -22,8 +22,10 @@ pub use filter::{Filter, InvalidCursor};
 pub(crate) use filter::{TIME_RANGE_US, without_nul};
 pub use page::{Page, by_id, decisions, events};
 pub use rows::{DecisionRow, EventRow, FullRecord};
-pub use status::{EpochStatus, LogStatus, Posture, StoredBundle, bundle, bundles, epochs, logs, posture};
-pub use stretch::{StoredRecord, Stretch, missing, records, stretches};
+pub use status::{
+    Alert, EpochStatus, LogStatus, Posture, StoredBundle, alerts, bundle, bundles, epochs, logs, posture,
+};
+pub use stretch::{CosignedCheckpoint, StoredRecord, Stretch, cosigned_checkpoint, missing, records, stretches};
 pub use tail::{TailCursor, tail};
 pub use tiles::tiles;
 

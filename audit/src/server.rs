@@ -14,12 +14,16 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::AccessService;
+use crate::alerts::Alerts;
 use crate::checkpoint::{Latest, Signer};
 use crate::config::Config;
+use crate::faults::Faults;
 use crate::ingest::IngestService;
 use crate::metrics::Metrics;
 use crate::note::{CosignerKey, LogKey, VerifierKey};
+use crate::recorder::Recorder;
 use crate::sequencer::Sequencer;
+use crate::silence::Silence;
 use crate::store::guard::Guard;
 use crate::store::{Store, StoreError};
 use crate::tlog;
@@ -133,8 +137,13 @@ pub async fn serve(
     let (sequencer, queue) =
         Sequencer::new(store.clone(), guard, metrics.clone(), sequencing.clone(), component.as_str());
     sequencing.set(Ok::<(), &str>(()));
-    let access = AccessService::new(trust_domain.clone(), component.as_str(), key, queue.clone());
-    let service = IngestService::new(trust_domain.clone(), store.clone(), queue, metrics);
+    let (recorder, recording) = Recorder::new(component.as_str(), queue.clone());
+    let silence = Silence::new(store.clone(), recorder.clone(), config.silent_after(), metrics.clone());
+    let faults = Faults::default();
+    let (to_record, failing) = (recorder.clone(), readiness.clone());
+    let alerts = Alerts::new(&config.alerts, store.clone(), to_record, faults.clone(), failing, metrics.clone())?;
+    let access = AccessService::new(trust_domain.clone(), key, recorder, store.clone());
+    let service = IngestService::new(trust_domain.clone(), store.clone(), queue, metrics, faults);
     let tls = signet_mtls::server_config_with_rule(
         &source,
         Select::Component,
@@ -159,7 +168,10 @@ pub async fn serve(
     let log_stop = stop.clone();
     tasks.spawn(async move { Ok(axum::serve(log, app).with_graceful_shutdown(log_stop.cancelled_owned()).await?) });
     tasks.spawn(finish(sequencer.run(stop.clone())));
+    tasks.spawn(finish(recording.run(stop.clone())));
     tasks.spawn(finish(signer.run(stop.clone())));
+    tasks.spawn(finish(silence.run(stop.clone())));
+    tasks.spawn(finish(alerts.run(stop.clone())));
     tasks.spawn(finish(keep_partitions(store, database, stop.clone())));
     ready(addresses);
     let mut result = Ok(());

@@ -214,6 +214,17 @@ impl Store {
         Ok(())
     }
 
+    /// Notes that a person reviewed the log, which the record `event` says.
+    pub(crate) async fn put_review(&self, event: uuid::Uuid, reader: &str) -> Result<(), sqlx::Error> {
+        sqlx::query("INSERT INTO signet.reviews (log_id, event_id, reader) VALUES ($1, $2, $3)")
+            .bind(self.log_id)
+            .bind(event)
+            .bind(reader)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
     /// Keeps a policy bundle. Keeping it again, or for another commit with equal files, is fine.
     ///
     /// # Errors

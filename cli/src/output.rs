@@ -57,6 +57,11 @@ fn table<R: Row>(rows: &[R]) -> Table {
 
 /// Writes one value; a table of one value is its YAML.
 pub(crate) fn value<T: Serialize>(format: Format, value: &T) -> Result<(), Failure> {
+    line(&text(format, value)?)
+}
+
+/// One value as text, without the end of its last line.
+pub(crate) fn text<T: Serialize>(format: Format, value: &T) -> Result<String, Failure> {
     let text = match format {
         Format::Json => serde_json::to_string_pretty(value).failed("cannot write JSON", "report this as a bug")?,
         Format::Jsonl => serde_json::to_string(value).failed("cannot write JSON", "report this as a bug")?,
@@ -64,14 +69,30 @@ pub(crate) fn value<T: Serialize>(format: Format, value: &T) -> Result<(), Failu
             serde_saphyr::to_string(value).failed("cannot write YAML", "report this as a bug")?
         }
     };
-    line(text.trim_end())
+    Ok(text.trim_end().to_owned())
 }
 
-/// Writes one line; a reader that went away (`| head`) ends the command quietly.
+/// Whether what was written has a reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reader {
+    There,
+    /// It went away, as `head` does.
+    Gone,
+}
+
+/// Writes one line; a reader that went away ends the command quietly.
 pub(crate) fn line(text: &str) -> Result<(), Failure> {
+    match put_line(text)? {
+        Reader::There => Ok(()),
+        Reader::Gone => std::process::exit(0),
+    }
+}
+
+/// Writes one line, for a command that has something left to do when its reader went away.
+pub(crate) fn put_line(text: &str) -> Result<Reader, Failure> {
     match writeln!(std::io::stdout(), "{text}") {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
-        other => other.failed("cannot write to standard output", "check where the output goes"),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(Reader::Gone),
+        other => other.map(|()| Reader::There).failed("cannot write to standard output", "check where the output goes"),
     }
 }
 

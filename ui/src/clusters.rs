@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use signet_api::audit::access_client::AccessClient;
 use signet_api::control::{MeshRequest, MeshState, status_client::StatusClient};
 use signet_api::identity::{
     FederationState, ListFederationRequest, ListSvidsRequest, ListSvidsResponse, operator_client::OperatorClient,
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Channel;
 
+use crate::access::Access;
 use crate::config::ClusterConfig;
 use crate::model::{Reach, ReachStatus};
 
@@ -57,25 +59,32 @@ impl ClusterState {
 #[derive(Clone)]
 pub struct Clusters {
     states: Vec<watch::Receiver<Arc<ClusterState>>>,
+    access: Access,
 }
 
 impl Clusters {
     /// Starts one watching task per cluster on `tasks`; they end with `cancel`.
     pub fn watch(configs: &[ClusterConfig], tasks: &TaskTracker, cancel: &CancellationToken) -> Self {
-        let states = configs
-            .iter()
-            .map(|config| {
-                let (publish, state) = watch::channel(Arc::new(ClusterState::unknown(config, Timestamp::now())));
-                let config = config.clone();
-                let cancel = cancel.clone();
-                tasks.spawn(async move {
-                    let run = watch_cluster(config, publish, cancel.clone());
-                    cancel.run_until_cancelled(run).await;
-                });
-                state
-            })
-            .collect();
-        Self { states }
+        let mut states = Vec::new();
+        let mut audits = Vec::new();
+        for config in configs {
+            let (publish, state) = watch::channel(Arc::new(ClusterState::unknown(config, Timestamp::now())));
+            let (connect, audit) = watch::channel(None);
+            states.push(state);
+            audits.push((signet_audit::config::origin(&config.trust_domain), audit));
+            let config = config.clone();
+            let cancel = cancel.clone();
+            tasks.spawn(async move {
+                let run = watch_cluster(config, publish, connect, cancel.clone());
+                cancel.run_until_cancelled(run).await;
+            });
+        }
+        Self { states, access: Access::new(audits) }
+    }
+
+    /// Where reading is recorded.
+    pub(crate) fn access(&self) -> &Access {
+        &self.access
     }
 
     pub fn snapshot(&self) -> Vec<Arc<ClusterState>> {
@@ -83,8 +92,14 @@ impl Clusters {
     }
 }
 
-async fn watch_cluster(config: ClusterConfig, publish: watch::Sender<Arc<ClusterState>>, cancel: CancellationToken) {
+async fn watch_cluster(
+    config: ClusterConfig,
+    publish: watch::Sender<Arc<ClusterState>>,
+    audit: watch::Sender<Option<AccessClient<Channel>>>,
+    cancel: CancellationToken,
+) {
     let peers = connect(&config, &publish, &cancel).await;
+    audit.send_replace(Some(peers.audit.clone()));
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -151,8 +166,9 @@ fn note(reach: &mut Reach, cluster: &str, part: &str, error: Option<&String>, no
     reach.error = error.cloned();
 }
 
-/// The two servers of a cluster that the dashboard asks.
+/// The servers of a cluster that the dashboard asks.
 struct Peers {
+    audit: AccessClient<Channel>,
     control: StatusClient<Channel>,
     identity: OperatorClient<Channel>,
 }
@@ -173,6 +189,7 @@ impl Peers {
             Ok::<_, String>(signet_mtls::grpc::channel(address, tls))
         };
         Ok(Self {
+            audit: AccessClient::new(channel(&config.audit, "audit")?),
             control: StatusClient::new(channel(&config.control, "control")?),
             identity: OperatorClient::new(channel(&config.identity, "identity")?),
         })

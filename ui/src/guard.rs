@@ -21,6 +21,16 @@ pub(crate) enum Caller {
     Token,
 }
 
+impl Caller {
+    /// Who it is, as records of its reading name it. The token is one for all: it tells people apart no further.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Session(_) => "holder of the dashboard token, by browser",
+            Self::Token => "holder of the dashboard token, by program",
+        }
+    }
+}
+
 /// The address that wrong tries are counted against.
 pub(crate) fn source_of(peer: Option<&ConnectInfo<SocketAddr>>) -> IpAddr {
     peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |ConnectInfo(address)| address.ip())

@@ -61,6 +61,20 @@ pub struct Posture {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traffic: Option<Traffic>,
     pub clusters: Vec<ClusterPosture>,
+    /// What fails in recording, latest first; as last heard while the audit database cannot be asked.
+    pub alerts: Vec<Alert>,
+}
+
+/// Something that fails in recording.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Alert {
+    pub log: String,
+    /// `clock_offset`, `ingestion_failed`, `records_missing`, `review_overdue`, `sequencing_failed` or `spool_failed`.
+    pub cause: String,
+    /// A producer's SPIFFE ID, a log, or a part of the audit service.
+    pub subject: String,
+    pub detail: String,
+    pub since: String,
 }
 
 /// Decisions over the last `window_seconds`.

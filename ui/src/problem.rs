@@ -20,6 +20,8 @@ pub(crate) enum Failure {
     BadRequest(String),
     /// The audit database did not answer.
     Store(String),
+    /// An audit service did not record the access, so that nothing is answered.
+    NotRecorded(String),
     TooManyStreams,
     Internal(String),
 }
@@ -51,6 +53,12 @@ impl Failure {
                 "store_unavailable",
                 "the audit database does not answer; the log of signet-ui says why".into(),
             ),
+            Self::NotRecorded(_) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "access_not_recorded",
+                "the audit service did not record this access, so nothing is answered; the log of signet-ui says why"
+                    .into(),
+            ),
             Self::TooManyStreams => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "too_many_streams",
@@ -67,6 +75,7 @@ impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         match &self {
             Self::Store(cause) => tracing::warn!(cause, "the audit database did not answer"),
+            Self::NotRecorded(cause) => tracing::warn!(cause, "an access could not be recorded"),
             Self::Internal(cause) => tracing::error!(cause, "a request failed"),
             _ => {}
         }

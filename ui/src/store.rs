@@ -13,7 +13,7 @@ use signet_audit::why;
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use crate::model::{Decision, DecisionPage, EventPage, Reach, ReachStatus, Traffic, Why};
+use crate::model::{Alert, Decision, DecisionPage, EventPage, Reach, ReachStatus, Traffic, Why};
 use crate::problem::Failure;
 use crate::selection::Selection;
 
@@ -36,12 +36,13 @@ pub struct Store {
     pool: PgPool,
     reach: Arc<Mutex<Reach>>,
     traffic: Arc<Mutex<Option<(Instant, Traffic)>>>,
+    alerts: Arc<Mutex<(Option<Instant>, Vec<Alert>)>>,
 }
 
 impl Store {
     pub fn new(pool: PgPool) -> Self {
         let unknown = Reach { status: ReachStatus::Unknown, since: Timestamp::now().to_string(), error: None };
-        Self { pool, reach: Arc::new(Mutex::new(unknown)), traffic: Arc::default() }
+        Self { pool, reach: Arc::new(Mutex::new(unknown)), traffic: Arc::default(), alerts: Arc::default() }
     }
 
     /// Whether the store answered the last question, and since when.
@@ -103,13 +104,15 @@ impl Store {
         Ok(found.filter(|full| is_decision(&full.row)).map(|full| view::row(full.row)))
     }
 
-    pub(crate) async fn decision(&self, id: Uuid) -> Result<Decision, Failure> {
-        self.row(id).await?.map(|row| row.decision).ok_or(Failure::NotFound("decision"))
+    /// `None` when there is no decision with this id.
+    pub(crate) async fn decision(&self, id: Uuid) -> Result<Option<Decision>, Failure> {
+        Ok(self.row(id).await?.map(|row| row.decision))
     }
 
-    pub(crate) async fn why(&self, id: Uuid) -> Result<Why, Failure> {
+    /// `None` when there is no decision with this id.
+    pub(crate) async fn why(&self, id: Uuid) -> Result<Option<Why>, Failure> {
         let found = self.ask(why::explain(&self.pool, id)).await?;
-        found.filter(|why| is_decision(&why.row)).map(view::why).ok_or(Failure::NotFound("decision"))
+        Ok(found.filter(|why| is_decision(&why.row)).map(view::why))
     }
 
     pub(crate) async fn events(&self, cursor: Option<&str>, limit: Option<u32>) -> Result<EventPage, Failure> {
@@ -127,6 +130,18 @@ impl Store {
     pub(crate) async fn tail(&self, cursor: &mut TailCursor, limit: u32) -> Result<Vec<Row>, Failure> {
         let rows = self.ask(query::tail(&self.pool, &Filter::default(), cursor, limit)).await?;
         Ok(rows.into_iter().map(view::row).collect())
+    }
+
+    /// The alerts that are on; those that were last heard of while the store does not answer.
+    pub(crate) async fn alerts(&self) -> Vec<Alert> {
+        let (at, known) = self.alerts.lock().clone();
+        if at.is_some_and(|at| at.elapsed() < TRAFFIC_AGE) {
+            return known;
+        }
+        let Ok(rows) = self.ask(query::alerts(&self.pool)).await else { return known };
+        let alerts: Vec<Alert> = rows.into_iter().map(view::alert).collect();
+        *self.alerts.lock() = (Some(Instant::now()), alerts.clone());
+        alerts
     }
 
     /// Counts over the last minute; `None` while the store does not answer.

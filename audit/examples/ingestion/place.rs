@@ -82,6 +82,8 @@ impl Place {
             state_dir: Some(self.directory.path().join(database)),
             witness: None,
             witnesses: Vec::new(),
+            silent_after_seconds: signet_audit::config::default_silent_after(),
+            alerts: signet_audit::config::AlertsConfig::default(),
             telemetry: signet_observe::TelemetryConfig::default(),
         };
         let cancel = CancellationToken::new();

@@ -191,6 +191,7 @@ async fn producers(pool: &PgPool, stretches: &[Stretch]) -> Result<Vec<Producer>
             missing: epoch.missing,
             closed: epoch.closed,
             clock_offset_us: epoch.clock_offset_us,
+            silent_since_us: epoch.silent_since_us,
         })
         .collect())
 }

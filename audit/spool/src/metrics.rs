@@ -16,6 +16,8 @@ pub(crate) struct Counters {
     pub(crate) shipped: AtomicU64,
     pub(crate) acked: AtomicU64,
     pub(crate) full: AtomicU64,
+    /// How many of `full` the audit service was told of.
+    pub(crate) full_told: AtomicU64,
     pub(crate) fsync_failures: AtomicU64,
     pub(crate) rejections: AtomicU64,
     pub(crate) unreadable: AtomicU64,

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use signet_api::audit::Ack;
+use signet_api::audit::{Ack, SpoolState};
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +24,7 @@ use uuid::Uuid;
 pub(crate) use wire::put_entry;
 use wire::{Batches, Outgoing};
 
-use crate::spool::{Cursor, Fetched, Shared, Spool, now_us};
+use crate::spool::{Cursor, Entries, Fetched, Shared, Spool, now_us};
 
 /// The method of `signet.audit.v1.Ingest` that takes batches.
 const STREAM: &str = "/signet.audit.v1.Ingest/Stream";
@@ -36,6 +36,8 @@ const LINGER: Duration = Duration::from_millis(20);
 const WINDOW: usize = 32;
 /// Without any acknowledgement for this long while some are due, the connection is given up.
 const SILENCE: Duration = Duration::from_secs(10);
+/// An idle producer says this often that it is there; `silent_after_seconds` of the audit service is a few of it.
+const HEARTBEAT: Duration = Duration::from_secs(3);
 /// Between attempts: doubles from the first to the second, so that a recovered audit service is found within a second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(600));
 
@@ -151,7 +153,7 @@ impl<'a> Connection<'a> {
                     let full = fetched.entries.count >= BATCH;
                     let sent = Sent { epoch: fetched.epoch, last: fetched.last(), closing: fetched.closing };
                     self.window.lock().sent.push_back(sent);
-                    if sender.send(batch(fetched)).await.is_err() {
+                    if sender.send(batch(fetched, self.shared.state())).await.is_err() {
                         return Ended::Lost("the stream was closed".into());
                     }
                     if full {
@@ -159,11 +161,29 @@ impl<'a> Connection<'a> {
                     }
                 }
                 Ok(None) if self.shared.finished() => return Ended::Finished,
-                Ok(None) => appended.await,
+                Ok(None) => match tokio::time::timeout(HEARTBEAT, appended).await {
+                    Ok(()) => {}
+                    Err(_) => {
+                        if let Some(heartbeat) = self.heartbeat(&cursor)
+                            && sender.send(heartbeat).await.is_err()
+                        {
+                            return Ended::Lost("the stream was closed".into());
+                        }
+                        continue;
+                    }
+                },
                 Err(error) => return Ended::Lost(format!("cannot read the spool: {error}")),
             }
             tokio::time::sleep(LINGER).await;
         }
+    }
+
+    /// Says that the producer is there, when it has nothing to send.
+    fn heartbeat(&self, cursor: &Cursor) -> Option<Outgoing> {
+        let (epoch, next) = cursor.idle_at()?;
+        self.window.lock().sent.push_back(Sent { epoch, last: next - 1, closing: false });
+        let nothing = Fetched { epoch, first: next, entries: Entries::default(), closing: false };
+        Some(batch(nothing, self.shared.state()))
     }
 
     /// Reads the next batch where blocking on files is allowed.
@@ -223,13 +243,14 @@ impl<'a> Connection<'a> {
     }
 }
 
-fn batch(fetched: Fetched) -> Outgoing {
+fn batch(fetched: Fetched, spool: SpoolState) -> Outgoing {
     Outgoing {
         epoch: fetched.epoch,
         first: fetched.first,
         entries: fetched.entries.bytes,
         sent_at_us: now_us(),
         closing: fetched.closing,
+        spool,
     }
 }
 

@@ -32,7 +32,7 @@ use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 pub use config::{Durability, OnFull, SpoolConfig, SpoolError};
-pub(crate) use reading::{Cursor, Fetched};
+pub(crate) use reading::{Cursor, Entries, Fetched};
 #[cfg(test)]
 pub(crate) use segment::raw_openings;
 pub(crate) use segment::{Frame, RawOpening};

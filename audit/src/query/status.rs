@@ -101,6 +101,8 @@ pub struct LogStatus {
     pub missing: i64,
     /// Epochs that are not closed.
     pub open_epochs: i64,
+    /// Of these, those whose producer stopped without a word and has not come back.
+    pub silent_epochs: i64,
 }
 
 /// Every log in the store.
@@ -111,10 +113,12 @@ pub async fn logs(pool: &PgPool) -> Result<Vec<LogStatus>, QueryError> {
     let rows = sqlx::query_as(
         "SELECT l.origin, l.trust_domain, l.verifier_key, l.size, c.size AS checkpoint_size,
                 (extract(epoch FROM c.signed_at) * 1000000)::bigint AS checkpoint_us, c.note AS checkpoint,
-                COALESCE(e.missing, 0)::bigint AS missing, COALESCE(e.open_epochs, 0)::bigint AS open_epochs
+                COALESCE(e.missing, 0)::bigint AS missing, COALESCE(e.open_epochs, 0)::bigint AS open_epochs,
+                COALESCE(e.silent_epochs, 0)::bigint AS silent_epochs
          FROM signet.logs l
          LEFT JOIN LATERAL (SELECT * FROM signet.checkpoints c WHERE c.log_id = l.id ORDER BY c.size DESC LIMIT 1) c ON true
-         LEFT JOIN LATERAL (SELECT sum(missing) AS missing, count(*) FILTER (WHERE NOT closed) AS open_epochs
+         LEFT JOIN LATERAL (SELECT sum(missing) AS missing, count(*) FILTER (WHERE NOT closed) AS open_epochs,
+                                   count(*) FILTER (WHERE NOT closed AND silent_since IS NOT NULL) AS silent_epochs
                             FROM signet.epochs e WHERE e.log_id = l.id) e ON true
          ORDER BY l.origin",
     )
@@ -142,6 +146,8 @@ pub struct EpochStatus {
     pub last_seen_us: i64,
     /// The producer's clock minus ours, with the way between, at the last batch.
     pub clock_offset_us: Option<i64>,
+    /// When the last of it came, of an open epoch whose producer stopped without a word; Unix microseconds.
+    pub silent_since_us: Option<i64>,
 }
 
 /// Epochs, latest first, at most 1,000.
@@ -151,8 +157,43 @@ pub struct EpochStatus {
 pub async fn epochs(pool: &PgPool) -> Result<Vec<EpochStatus>, QueryError> {
     let rows = sqlx::query_as(
         "SELECT l.origin AS log, e.producer, e.epoch, e.watermark, e.missing, e.closed,
-                (extract(epoch FROM e.last_seen) * 1000000)::bigint AS last_seen_us, e.clock_offset_us
+                (extract(epoch FROM e.last_seen) * 1000000)::bigint AS last_seen_us, e.clock_offset_us,
+                CASE WHEN NOT e.closed THEN (extract(epoch FROM e.silent_since) * 1000000)::bigint END AS silent_since_us
          FROM signet.epochs e JOIN signet.logs l ON l.id = e.log_id ORDER BY e.last_seen DESC, e.id DESC LIMIT 1000",
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows)
+}
+
+/// An alert that is on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
+pub struct Alert {
+    /// Origin of the log.
+    pub log: String,
+    /// Stable cause, such as `spool_failed`.
+    pub cause: String,
+    /// A producer's SPIFFE ID, a log, or a part of the audit service.
+    pub subject: String,
+    /// What is known of it.
+    pub detail: String,
+    /// The machine whose audit service reports it; empty for what every replica sees.
+    pub replica: String,
+    /// Since when, Unix microseconds.
+    pub since_us: i64,
+}
+
+/// The alerts that are on, latest first, at most 200. Those of a replica that fell silent a minute ago are not told any more.
+///
+/// # Errors
+/// When the store does not answer.
+pub async fn alerts(pool: &PgPool) -> Result<Vec<Alert>, QueryError> {
+    let rows = sqlx::query_as(
+        "SELECT l.origin AS log, a.cause, a.subject, a.detail, a.replica,
+                (extract(epoch FROM a.raised_at) * 1000000)::bigint AS since_us
+         FROM signet.alerts a JOIN signet.logs l ON l.id = a.log_id
+         WHERE a.cleared_at IS NULL AND (a.replica = '' OR a.seen_at > now() - interval '1 minute')
+         ORDER BY a.raised_at DESC, a.id DESC LIMIT 200",
     )
     .fetch_all(pool)
     .await?;

@@ -74,6 +74,41 @@ impl StoredRecord {
     }
 }
 
+/// A signed note with the lines of the witnesses that cosigned it, and the size that it signs.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct CosignedCheckpoint {
+    /// Leaves.
+    #[sqlx(try_from = "i64")]
+    pub size: u64,
+    /// The note.
+    pub note: String,
+}
+
+/// A checkpoint of a log that covers a leaf: the newest of the last twenty that a witness cosigned, else the newest.
+///
+/// # Errors
+/// When the store does not answer.
+pub async fn cosigned_checkpoint(
+    pool: &PgPool,
+    log: &str,
+    leaf: u64,
+) -> Result<Option<CosignedCheckpoint>, QueryError> {
+    let found = sqlx::query_as(
+        "SELECT size, note || COALESCE(lines, '') AS note FROM (
+             SELECT c.size, c.note, (SELECT string_agg(s.line, '' ORDER BY s.witness) FROM signet.cosignatures s
+                                     WHERE s.log_id = c.log_id AND s.size = c.size) AS lines
+             FROM signet.checkpoints c
+             WHERE c.log_id = (SELECT id FROM signet.logs WHERE origin = $1) AND c.size > $2
+             ORDER BY c.size DESC LIMIT 20) AS newest
+         ORDER BY lines IS NULL, size DESC LIMIT 1",
+    )
+    .bind(super::without_nul(log))
+    .bind(crate::store::signed(leaf))
+    .fetch_optional(pool)
+    .await?;
+    Ok(found)
+}
+
 /// The newest signed state of each log (or of `only`), from where `after` ends.
 ///
 /// # Errors

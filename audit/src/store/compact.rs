@@ -16,7 +16,7 @@ mod rest;
 mod row;
 pub(crate) mod shape;
 
-pub(crate) use prepared::Prepared;
+pub(crate) use prepared::{PrepareError, Prepared};
 pub(crate) use reader::{Dangling, Reader};
 pub(crate) use rest::Rest;
 pub(crate) use row::{Numbers, Row, STORED, StoredRow, count};

@@ -123,6 +123,8 @@ pub fn service(arguments: &[&str]) -> ExitCode {
         state_dir: Some(directory.join(format!("state-{index}"))),
         witness: None,
         witnesses: Vec::new(),
+        silent_after_seconds: 86_400,
+        alerts: signet_audit::config::AlertsConfig::default(),
         telemetry: signet_observe::TelemetryConfig::default(),
     };
     let cancel = CancellationToken::new();

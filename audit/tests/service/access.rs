@@ -1,7 +1,7 @@
 //! Reading is a record: who may say that it reads, what is committed, and what is signed.
 
 use signet_api::audit::access_client::AccessClient;
-use signet_api::audit::{BeginRequest, SealRequest};
+use signet_api::audit::{BeginRequest, EndRequest, SealRequest};
 use signet_audit::note::{Statement, StatementKind};
 use signet_audit::testing::Postgres;
 use tonic::Code;
@@ -12,7 +12,49 @@ use crate::fixture::{Service, WEB};
 const OPERATOR: &str = "spiffe://east.bank.example/signet/operator";
 
 fn begin(purpose: &str, detail: &str) -> BeginRequest {
-    BeginRequest { purpose: purpose.to_owned(), detail: detail.to_owned(), on_behalf_of: "alice".to_owned() }
+    BeginRequest {
+        purpose: purpose.to_owned(),
+        detail: detail.to_owned(),
+        on_behalf_of: "alice".to_owned(),
+        records: None,
+    }
+}
+
+fn end(access_id: &str, records: u64) -> EndRequest {
+    let (access_id, purpose) = (access_id.to_owned(), "tail".to_owned());
+    EndRequest { access_id, purpose, records, on_behalf_of: "alice".to_owned() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_many_records_were_read_is_recorded_with_the_answer_or_at_the_end() {
+    let postgres = Postgres::start().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let service = Service::start(&postgres, directory.path()).await;
+    let mut access = AccessClient::new(service.channel(OPERATOR));
+    access.begin(BeginRequest { records: Some(3), ..begin("query", r#"{"limit":3}"#) }).await.unwrap();
+    let begun = access.begin(begin("tail", "")).await.unwrap().into_inner().access_id;
+    access.end(end(&begun, 70_000)).await.unwrap();
+    let told: Vec<(String, serde_json::Value)> =
+        [service.events("audit:query").await, service.events("audit:tail").await]
+            .concat()
+            .into_iter()
+            .map(|event| (event.reason, serde_json::from_str(&event.detail.unwrap()).unwrap()))
+            .collect();
+    let said: Vec<(&str, &serde_json::Value)> =
+        told.iter().map(|(reason, detail)| (reason.as_str(), &detail["records"])).collect();
+    // Newest first.
+    assert_eq!(said, [("answered", &3.into()), ("ended", &70_000.into()), ("began", &serde_json::Value::Null)]);
+    assert_eq!(told[1].1["access"], begun);
+    assert!(told.iter().all(|(_, detail)| detail["on_behalf_of"] == "alice"));
+
+    let refused = access.end(end("x", 1)).await.expect_err("no access");
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    let mut stranger = AccessClient::new(service.channel(WEB));
+    assert_eq!(stranger.end(end(&begun, 1)).await.expect_err("a stranger").code(), Code::PermissionDenied);
+    let verification = service.verify_at(3).await;
+    assert!(verification.holds(), "{:?}", verification.problems);
+    assert_eq!(verification.records, 3, "reading what was read adds nothing");
+    service.stop(true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use signet_api::audit::ingest_client::IngestClient;
 use signet_api::audit::{Ack, Batch, Entry};
-use signet_audit::config::{Config, Tlog};
+use signet_audit::config::{AlertsConfig, Config, Tlog};
 use signet_audit::metrics::Metrics;
 use signet_audit::note::VerifierKey;
 use signet_audit::query::{self, Filter};
@@ -51,6 +51,8 @@ pub fn config(postgres: &Postgres, directory: &Path, trust_domain: &str) -> Conf
         state_dir: Some(directory.join(format!("{trust_domain}.state"))),
         witness: None,
         witnesses: Vec::new(),
+        silent_after_seconds: signet_audit::config::default_silent_after(),
+        alerts: AlertsConfig::default(),
         telemetry: signet_observe::TelemetryConfig::default(),
     }
 }
@@ -202,7 +204,7 @@ pub fn entries(numbers: std::ops::RangeInclusive<u64>) -> Vec<Entry> {
 
 pub fn batch(epoch: Uuid, first_sequence: u64, entries: Vec<Entry>) -> Batch {
     let sent_at_us = jiff::Timestamp::now().as_microsecond();
-    Batch { epoch: epoch.as_bytes().to_vec(), first_sequence, entries, sent_at_us, closing: false }
+    Batch { epoch: epoch.as_bytes().to_vec(), first_sequence, entries, sent_at_us, closing: false, spool: 0 }
 }
 
 /// Waits until something holds.

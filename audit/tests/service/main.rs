@@ -9,10 +9,13 @@
 )]
 
 mod access;
+mod alerts;
 mod faults;
 mod fixture;
 mod ingest;
 mod log;
 mod questions;
+mod silence;
 mod tamper;
+mod webhook;
 mod witnesses;

@@ -9,11 +9,13 @@ use crate::arguments::Global;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 
-mod access;
+pub(super) mod access;
 mod controls;
 mod evidence;
 mod export;
+mod proof;
 mod query;
+mod review;
 mod status;
 mod tail;
 mod verify;
@@ -38,6 +40,10 @@ enum Command {
     Evidence(evidence::Arguments),
     /// Say whether the logs are whole and every part works; exits 1 on a gap or a failing part.
     Status(status::Arguments),
+    /// Write one record with what proves that it is in its log, as a C2SP tlog-proof file.
+    Proof(proof::Arguments),
+    /// Record that you reviewed the logs; shows what is open first.
+    Review(review::Arguments),
     /// Check the logs of the mesh, or an export or evidence package with public keys alone; names what was changed.
     Verify(verify::Arguments),
 }
@@ -85,6 +91,27 @@ struct FilterArguments {
     to: Option<jiff::Timestamp>,
 }
 
+/// A filter that may be narrowed to one log.
+#[derive(clap::Args)]
+struct LogFilterArguments {
+    #[command(flatten)]
+    filter: FilterArguments,
+    /// Only the log of this cluster.
+    #[arg(long)]
+    cluster: Option<String>,
+}
+
+impl LogFilterArguments {
+    /// The filter, and the cluster that it is narrowed to.
+    fn into_filter(self, context: &Context) -> Result<(Filter, Option<String>), Failure> {
+        let log = match &self.cluster {
+            Some(name) => Some(context.cluster(Some(name))?.1.log_origin.clone()),
+            None => None,
+        };
+        Ok((Filter { log, ..self.filter.into_filter(context) }, self.cluster))
+    }
+}
+
 impl FilterArguments {
     fn into_filter(self, context: &Context) -> Filter {
         Filter {
@@ -112,6 +139,8 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<ExitCod
         Command::Controls(controls) => controls::run(global, &controls),
         Command::Evidence(evidence) => evidence::run(global, evidence).await,
         Command::Status(status) => status::run(global, status).await,
+        Command::Proof(proof) => proof::run(global, proof).await,
+        Command::Review(review) => review::run(global, review).await,
         Command::Verify(verify) => verify::run(global, verify).await,
     }
 }

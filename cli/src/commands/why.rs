@@ -6,6 +6,7 @@ use signet_audit::query;
 use signet_audit::why::{self, Verdict, Why};
 use uuid::Uuid;
 
+use super::audit::access::{Accesses, counts};
 use super::audit::failure;
 use crate::arguments::Global;
 use crate::context::Context;
@@ -21,7 +22,14 @@ pub(crate) struct Arguments {
 pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<ExitCode, Failure> {
     let context = Context::load(global.context.as_deref())?;
     let pool = query::connect(&context.postgres).map_err(|error| failure(&error))?;
-    let why = why::explain(&pool, arguments.id).await.map_err(|error| failure(&error))?.ok_or_else(|| {
+    let why = why::explain(&pool, arguments.id).await.map_err(|error| failure(&error))?;
+    // The log of the record; where there is no record, every log was searched.
+    let log = why.as_ref().map(|why| why.row.log.as_str());
+    let cluster = context.clusters.iter().find(|(_, cluster)| Some(cluster.log_origin.as_str()) == log);
+    let asked = serde_json::json!({ "id": arguments.id });
+    let cluster = cluster.map(|(name, _)| name.as_str());
+    Accesses::answered(&context, cluster, "why", &asked, &counts(log.into_iter())).await?;
+    let why = why.ok_or_else(|| {
         Failure::failed(format!("there is no record of a decision `{}`", arguments.id))
             .at("the audit store")
             .next("records arrive within a second of the call; check the id, or list them with `signet audit query`")

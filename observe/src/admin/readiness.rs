@@ -37,6 +37,13 @@ impl Readiness {
         (ready, text)
     }
 
+    /// The conditions that do not hold, with why.
+    pub fn failing(&self) -> Vec<(String, String)> {
+        let conditions = self.lock();
+        let failing = conditions.iter().filter_map(|(name, state)| Some((name.clone(), state.clone().err()?)));
+        failing.collect()
+    }
+
     pub fn is_ready(&self) -> bool {
         self.lock().values().all(Result::is_ok)
     }

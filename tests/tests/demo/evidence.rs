@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use signet_tests::cli::{Output, run, signet};
 use signet_tests::demo::{Demo, program};
@@ -15,6 +17,7 @@ use crate::{Running, Test};
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("an_evidence_package_holds_for_us_and_for_a_second_verifier", holds),
     ("one_bit_of_any_file_of_a_package_is_found", one_bit),
+    ("one_record_is_proved_by_a_file_and_no_bit_of_it_can_be_changed", |demo| Box::pin(one_record(demo))),
     ("a_package_that_continues_another_proves_it", continues),
 ];
 
@@ -91,6 +94,45 @@ fn holds(demo: &Demo) -> Running<'_> {
         assert_eq!((third.code, third.stdout.trim()), (0, proved.to_string().as_str()), "{}", third.stderr);
         Ok(())
     })
+}
+
+async fn one_record(demo: &Demo) -> anyhow::Result<()> {
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("denied.tlog-proof");
+    let query = ["audit", "query", "--cluster", "east", "--decision", "deny", "--limit", "1", "-o", "json"];
+    let rows: Value = serde_json::from_str(&signet(demo, &query)?.stdout)?;
+    let id = rows[0]["decision_id"].as_str().context("a decision")?;
+    let output = signet(demo, &["audit", "proof", id, "--out", file.to_str().unwrap()])?;
+    ensure!(output.code == 0, "{}", output.stderr);
+    let checked = verify(demo, &file)?;
+    assert_eq!(checked.code, 0, "{}{}", checked.stdout, checked.stderr);
+
+    // By rules of the format alone, with none of Signet's code; the other cluster cosigned the checkpoint.
+    let text = std::fs::read_to_string(&file)?;
+    let (head, note) = text.split_once("\n\n").context("a checkpoint")?;
+    let lines: Vec<&str> = head.lines().collect();
+    assert_eq!(lines[0], "c2sp.org/tlog-proof@v1");
+    let canonical = STANDARD.decode(lines[1].strip_prefix("extra ").context("the record")?)?;
+    let index: u64 = lines[2].strip_prefix("index ").context("an index")?.parse()?;
+    assert_eq!(rows[0]["leaf_index"], index);
+    let path: Vec<Digest> = lines[3..]
+        .iter()
+        .map(|line| STANDARD.decode(line)?.try_into().ok().context("32 bytes"))
+        .collect::<anyhow::Result<_>>()?;
+    let east = demo.cluster("east")?;
+    let checkpoint = open_note(note, &east.log_origin, &east.log_key)?;
+    assert_eq!(climb(leaf(&canonical), index, checkpoint.size, &path), Some(checkpoint.root));
+    let witness = demo.cluster("west")?.witness_key.split('+').next().context("a name")?.to_owned();
+    assert!(note.contains(&format!("\u{2014} {witness} ")), "{note}");
+
+    for at in [30, head.len() / 2, head.len() - 3, head.len() + 40] {
+        let mut changed = text.clone().into_bytes();
+        changed[at] ^= 1;
+        std::fs::write(&file, &changed)?;
+        let checked = verify(demo, &file)?;
+        assert_eq!(checked.code, 1, "byte {at}: {}{}", checked.stdout, checked.stderr);
+    }
+    Ok(())
 }
 
 /// Every file below a directory.

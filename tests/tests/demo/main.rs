@@ -19,6 +19,7 @@ mod exports;
 mod faults;
 mod manifests;
 mod policy_changes;
+mod reads;
 mod refusals;
 mod traces;
 mod transparency;
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
         exports::TESTS,
         manifests::TESTS,
         policy_changes::TESTS,
+        reads::TESTS,
         websockets::TESTS,
         refusals::TESTS,
         transparency::TESTS,

@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Extension, Path, Query, State};
+use serde_json::json;
 use uuid::Uuid;
 
+use crate::access::counts;
 use crate::app::App;
+use crate::guard::Caller;
 use crate::model::{Decision, DecisionPage, DecisionQuery, Problem, Why};
 use crate::problem::Failure;
 use crate::selection::Selection;
@@ -19,11 +22,18 @@ use crate::selection::Selection;
 ))]
 pub(crate) async fn list(
     State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
     query: Result<Query<DecisionQuery>, QueryRejection>,
 ) -> Result<Json<DecisionPage>, Failure> {
     let Query(query) = query.map_err(|error| Failure::BadRequest(error.body_text()))?;
     let selection = Selection::of(&query);
-    app.store.decisions(&selection, query.cursor.as_deref(), query.limit).await.map(Json)
+    let page = app.store.decisions(&selection, query.cursor.as_deref(), query.limit).await?;
+    let asked = json!({
+        "filter": selection.filter(), "id": selection.decision_id(), "after": query.cursor, "limit": query.limit,
+    });
+    let read = counts(page.items.iter().map(|decision| decision.log.as_str()));
+    app.clusters.access().answered(&caller, "query", &asked, &read).await?;
+    Ok(Json(page))
 }
 
 /// One decision.
@@ -33,8 +43,16 @@ pub(crate) async fn list(
         (status = 200, body = Decision), (status = 401, body = Problem), (status = 404, body = Problem),
         (status = 503, body = Problem),
 ))]
-pub(crate) async fn one(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<Decision>, Failure> {
-    app.store.decision(parse(&id)?).await.map(Json)
+pub(crate) async fn one(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Json<Decision>, Failure> {
+    let id = parse(&id)?;
+    let found = app.store.decision(id).await?;
+    let read = counts(found.iter().map(|decision| decision.log.as_str()));
+    app.clusters.access().answered(&caller, "query", &json!({ "id": id }), &read).await?;
+    found.map(Json).ok_or(Failure::NotFound("decision"))
 }
 
 /// Why a call was decided as it was, computed again from the recorded inputs and the policy bundle of that time.
@@ -44,8 +62,16 @@ pub(crate) async fn one(State(app): State<Arc<App>>, Path(id): Path<String>) -> 
         (status = 200, body = Why), (status = 401, body = Problem), (status = 404, body = Problem),
         (status = 503, body = Problem),
 ))]
-pub(crate) async fn why(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<Why>, Failure> {
-    app.store.why(parse(&id)?).await.map(Json)
+pub(crate) async fn why(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Json<Why>, Failure> {
+    let id = parse(&id)?;
+    let found = app.store.why(id).await?;
+    let read = counts(found.iter().map(|why| why.decision.log.as_str()));
+    app.clusters.access().answered(&caller, "why", &json!({ "id": id }), &read).await?;
+    found.map(Json).ok_or(Failure::NotFound("decision"))
 }
 
 fn parse(id: &str) -> Result<Uuid, Failure> {

@@ -21,6 +21,7 @@ pub(crate) async fn posture(State(app): State<Arc<App>>) -> Json<Posture> {
         at: now.to_string(),
         store: app.store.reach(),
         traffic,
+        alerts: app.store.alerts().await,
         clusters: app.clusters.snapshot().iter().map(|state| state.posture(now)).collect(),
     })
 }

@@ -19,6 +19,7 @@ use tokio::sync::{broadcast, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use utoipa::IntoParams;
 
+use crate::access::Begun;
 use crate::app::App;
 use crate::guard::Caller;
 use crate::live::{BATCH_ROWS, Batch, Seen};
@@ -79,8 +80,10 @@ pub(crate) async fn stream(
         Some(cursor) => cursor,
         None => app.store.end().await?,
     };
+    let asked = serde_json::json!({ "filter": selection.filter(), "after": from.to_string() });
+    let access = Arc::new(app.clusters.access().begin(&caller, "stream", &asked).await?);
     let (out, events) = mpsc::channel(WAITING);
-    let viewer = Viewer { app: app.clone(), selection, feed, cursor: from, out };
+    let viewer = Viewer { app: app.clone(), access: access.clone(), selection, feed, cursor: from, out };
     let stop = app.stop.clone();
     let live_lists = app.metrics.live_lists.clone();
     app.tasks.spawn(async move {
@@ -104,6 +107,7 @@ pub(crate) async fn stream(
             }
         }
         live_lists.dec();
+        access.end().await;
     });
     Ok(Sse::new(ReceiverStream::new(events)).keep_alive(KeepAlive::new().interval(Duration::from_secs(10))))
 }
@@ -111,6 +115,7 @@ pub(crate) async fn stream(
 /// One open list.
 struct Viewer {
     app: Arc<App>,
+    access: Arc<Begun>,
     selection: Selection,
     feed: broadcast::Receiver<Arc<Batch>>,
     cursor: TailCursor,
@@ -172,11 +177,14 @@ impl Viewer {
     }
 
     async fn send<'r>(&self, rows: impl Iterator<Item = &'r Row>, end: &TailCursor) -> Result<(), Gone> {
-        let rows: Vec<&Decision> =
-            rows.map(|row| &row.decision).filter(|decision| self.selection.matches(decision)).collect();
+        let decisions = rows.map(|row| &row.decision);
+        let rows: Vec<&Decision> = decisions
+            .filter(|decision| self.access.covers(&decision.log) && self.selection.matches(decision))
+            .collect();
         if rows.is_empty() {
             return Ok(());
         }
+        self.access.reads(rows.iter().map(|decision| decision.log.as_str()));
         let Ok(event) = Event::default().event("decisions").id(end.to_string()).json_data(&rows) else {
             return Err(Gone);
         };

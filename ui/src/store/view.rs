@@ -1,6 +1,6 @@
 //! From rows of the audit store to what the REST API says.
 
-use signet_audit::query::{DecisionRow, EventRow};
+use signet_audit::query::{self, DecisionRow, EventRow};
 use signet_audit::why::{self, FailedClause, NearestPermit};
 
 use super::Row;
@@ -41,6 +41,16 @@ pub(super) fn decision(row: DecisionRow) -> Decision {
         refusal: row.kind == "refusal",
         count: row.count,
         leaf_index: row.leaf_index,
+    }
+}
+
+pub(super) fn alert(row: query::Alert) -> model::Alert {
+    model::Alert {
+        log: row.log,
+        cause: row.cause,
+        subject: row.subject,
+        detail: row.detail,
+        since: jiff::Timestamp::from_microsecond(row.since_us).unwrap_or_default().to_string(),
     }
 }
 

@@ -129,6 +129,10 @@ pub struct Producer {
     pub closed: bool,
     /// Its clock minus the audit service's.
     pub clock_offset_us: Option<i64>,
+    /// When the last of it came, of a producer that stopped without closing its spool and has not come back; Unix
+    /// microseconds. How much it still held is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silent_since_us: Option<i64>,
 }
 
 /// A file of the package.

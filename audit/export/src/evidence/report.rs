@@ -111,26 +111,30 @@ fn completeness(out: &mut String, package: &Package) {
     table(out, &heads, rows);
     let missing: i64 = package.producers.iter().map(|producer| producer.missing).sum();
     let open = package.producers.iter().filter(|producer| !producer.closed).count();
+    let silent = package.producers.iter().filter(|producer| producer.silent_since_us.is_some()).count();
     let _ = writeln!(
         out,
         "<p>{} spools fed these logs; {open} are open, so that more may come from them. Sequence numbers that never came: \
-         {missing}.</p>",
+         {missing}. Spools that fell silent without being closed: {silent}.</p>",
         package.producers.len()
     );
-    if missing > 0 || !package.unknown_bundles.is_empty() {
+    if missing > 0 || silent > 0 || !package.unknown_bundles.is_empty() {
         let _ = writeln!(
             out,
-            "<p class=warn>Not complete: {missing} records never came, and the text of {} policy bundles is not in the \
-             store.</p>",
+            "<p class=warn>Not complete: {missing} records never came, {silent} spools fell silent with an unknown number of \
+             records in them, and the text of {} policy bundles is not in the store.</p>",
             package.unknown_bundles.len()
         );
     }
-    let behind = package.producers.iter().filter(|producer| producer.missing > 0);
+    let behind = package.producers.iter().filter(|producer| producer.missing > 0 || producer.silent_since_us.is_some());
     let rows: Vec<Vec<String>> = behind
-        .map(|producer| vec![producer.producer.clone(), producer.epoch.clone(), producer.missing.to_string()])
+        .map(|producer| {
+            let (missing, silent) = (producer.missing.to_string(), producer.silent_since_us.map(rfc3339));
+            vec![producer.producer.clone(), producer.epoch.clone(), missing, silent.unwrap_or_default()]
+        })
         .collect();
     if !rows.is_empty() {
-        table(out, &["producer", "spool", "missing"], rows);
+        table(out, &["producer", "spool", "missing", "silent since"], rows);
     }
 }
 

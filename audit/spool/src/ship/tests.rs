@@ -276,3 +276,20 @@ async fn an_empty_spool_that_is_closed_ends_the_shipper() {
     let all = async { tokio::join!(fake.serve(listener, stop.clone()), ended) };
     tokio::time::timeout(Duration::from_secs(10), all).await.unwrap();
 }
+
+#[tokio::test]
+async fn an_idle_producer_says_that_it_is_there_once_it_has_said_anything() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = spool(dir.path());
+    let fake = Fake::default();
+    let (listener, address) = listener().await;
+    let stop = CancellationToken::new();
+    let test = async {
+        append(&spool, 1..=2);
+        eventually("two heartbeats", || fake.0.lock().batches >= 3).await;
+        let store = fake.0.lock();
+        assert_eq!((store.committed.len(), store.redelivered, store.gaps), (2, 0, 0));
+        stop.cancel();
+    };
+    tokio::join!(fake.serve(listener, stop.clone()), ship_over(spool.clone(), channel(address), stop.clone()), test);
+}

@@ -3,7 +3,7 @@
 //! What goes out is exactly what prost makes of [`signet_api::audit::Batch`]; a test holds both together.
 
 use bytes::BufMut as _;
-use signet_api::audit::Ack;
+use signet_api::audit::{Ack, SpoolState};
 use tonic::Status;
 use tonic::codec::{Codec, EncodeBuf, Encoder};
 use tonic_prost::{ProstCodec, ProstDecoder};
@@ -29,6 +29,7 @@ pub(crate) struct Outgoing {
     /// Unix microseconds.
     pub(crate) sent_at_us: i64,
     pub(crate) closing: bool,
+    pub(crate) spool: SpoolState,
 }
 
 impl Outgoing {
@@ -53,6 +54,10 @@ impl Outgoing {
         }
         if self.closing {
             out.extend_from_slice(&[key(5, VARINT), 1]);
+        }
+        if self.spool != SpoolState::TakesRecords {
+            out.push(key(6, VARINT));
+            put_varint(&mut out, self.spool as u64);
         }
         out
     }
@@ -175,6 +180,7 @@ mod tests {
             entries,
             sent_at_us: batch.sent_at_us,
             closing: batch.closing,
+            spool: batch.spool(),
         };
         [out.head(), out.entries.clone(), out.tail()].concat()
     }
@@ -198,9 +204,9 @@ mod tests {
         #[test]
         fn a_batch_is_what_prost_makes_of_it(
             epoch in any::<[u8; 16]>(), first_sequence in any::<u64>(), sent_at_us in 0..i64::MAX, closing in any::<bool>(),
-            entries in proptest::collection::vec(entry(), 0..4),
+            entries in proptest::collection::vec(entry(), 0..4), spool in 0..3,
         ) {
-            let batch = Batch { epoch: epoch.to_vec(), first_sequence, entries, sent_at_us, closing };
+            let batch = Batch { epoch: epoch.to_vec(), first_sequence, entries, sent_at_us, closing, spool };
             prop_assert_eq!(encoded(&batch), batch.encode_to_vec());
         }
     }

@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
+use signet_api::audit::SpoolState;
 use uuid::Uuid;
 
 use super::Shared;
@@ -28,6 +29,14 @@ struct Place {
     path: PathBuf,
     file: File,
     offset: u64,
+}
+
+impl Cursor {
+    /// Where a heartbeat stands: an open epoch that the audit service knows, and the next sequence of it. An epoch that
+    /// never had a record is told by nothing, its end neither.
+    pub(crate) fn idle_at(&self) -> Option<(Uuid, u64)> {
+        self.at.filter(|(_, next)| *next > 1 && !self.closing_sent)
+    }
 }
 
 /// What the shipper sends next.
@@ -101,6 +110,17 @@ impl Shared {
                     return Ok(Some(Fetched { epoch, first, entries, closing }));
                 }
             }
+        }
+    }
+
+    /// How the spool is; whether records met a full one is said of the time since this was asked before.
+    pub(crate) fn state(&self) -> SpoolState {
+        let met = self.counters.full.load(Ordering::Relaxed);
+        let before = self.counters.full_told.swap(met, Ordering::Relaxed);
+        match &self.inner.lock().failed {
+            Some(_) => SpoolState::Failed,
+            None if met > before => SpoolState::Full,
+            None => SpoolState::TakesRecords,
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use signet_api::audit::{BeginRequest, SealRequest};
+use signet_api::audit::{BeginRequest, BeginResponse, EndRequest, SealRequest};
 use signet_audit::query::{self, Stretch, TailCursor};
 use signet_audit_export::export::Access;
 
@@ -12,19 +12,35 @@ use super::failure;
 use crate::context::{Cluster, Context};
 use crate::failure::{Exit, Failure};
 use crate::rpc::{self, Operator};
+use tonic::{Code, Status};
 
 /// How long a checkpoint may take to cover what was committed before; one is signed each second.
 const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(15);
 const POLL: Duration = Duration::from_millis(100);
+/// How long an audit service that is being started again may take to record an access.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// How many records of each log an answer holds, by the log's origin.
+pub(crate) type Counts = BTreeMap<String, u64>;
+
+/// Counts rows by the log that each names.
+pub(crate) fn counts<'r>(logs: impl Iterator<Item = &'r str>) -> Counts {
+    let mut counts = Counts::new();
+    for log in logs {
+        *counts.entry(log.to_owned()).or_default() += 1;
+    }
+    counts
+}
 
 /// Accesses that have begun, one in each log that is read.
-pub(super) struct Accesses<'a> {
+pub(crate) struct Accesses<'a> {
     begun: BTreeMap<String, Begun<'a>>,
 }
 
 struct Begun<'a> {
     cluster: &'a Cluster,
     operator: Operator,
+    purpose: &'static str,
     access_id: String,
 }
 
@@ -33,24 +49,74 @@ impl<'a> Accesses<'a> {
     pub(super) async fn begin(
         context: &'a Context,
         only: Option<&str>,
-        purpose: &str,
+        purpose: &'static str,
         detail: &serde_json::Value,
+    ) -> Result<Self, Failure> {
+        Self::record(context, only, purpose, detail, None).await
+    }
+
+    /// Records in each log, or in that of cluster `only`, that someone was answered with so many records of it. Nothing
+    /// may be shown when this fails.
+    pub(crate) async fn answered(
+        context: &'a Context,
+        only: Option<&str>,
+        purpose: &'static str,
+        detail: &serde_json::Value,
+        counts: &Counts,
+    ) -> Result<(), Failure> {
+        let accesses = Self::record(context, only, purpose, detail, Some(counts)).await?;
+        match counts.keys().find(|log| !accesses.begun.contains_key(*log)) {
+            None => Ok(()),
+            Some(log) => {
+                Err(Failure::failed(format!("the context names no audit service of log `{log}`, so nothing is shown"))
+                    .at("clusters, in the context file")
+                    .next("give a context with that cluster, or read one log with --cluster"))
+            }
+        }
+    }
+
+    async fn record(
+        context: &'a Context,
+        only: Option<&str>,
+        purpose: &'static str,
+        detail: &serde_json::Value,
+        counts: Option<&Counts>,
     ) -> Result<Self, Failure> {
         let mut begun = BTreeMap::new();
         for (_, cluster, operator) in Operator::of_each(context, only).await? {
-            let request =
-                BeginRequest { purpose: purpose.to_owned(), detail: detail.to_string(), on_behalf_of: String::new() };
-            let answer = operator.access().begin(request).await.map_err(|status| {
+            let request = BeginRequest {
+                purpose: purpose.to_owned(),
+                detail: detail.to_string(),
+                on_behalf_of: String::new(),
+                records: counts.map(|counts| counts.get(&cluster.log_origin).copied().unwrap_or_default()),
+            };
+            let answer = patiently(&operator, &request).await.map_err(|status| {
                 rpc::failure(
                     "the audit service did not record this access, so nothing is read",
                     &cluster.audit,
                     &status,
                 )
             })?;
-            let access_id = answer.into_inner().access_id;
-            begun.insert(cluster.log_origin.clone(), Begun { cluster, operator, access_id });
+            begun.insert(cluster.log_origin.clone(), Begun { cluster, operator, purpose, access_id: answer.access_id });
         }
         Ok(Self { begun })
+    }
+
+    /// Records how many records of each log were read.
+    pub(super) async fn end(&self, counts: &Counts) -> Result<(), Failure> {
+        for (log, begun) in &self.begun {
+            let request = EndRequest {
+                access_id: begun.access_id.clone(),
+                purpose: begun.purpose.to_owned(),
+                records: counts.get(log).copied().unwrap_or_default(),
+                on_behalf_of: String::new(),
+            };
+            let mut client = begun.operator.access();
+            within(client.end(request)).await.map_err(|status| {
+                rpc::failure("the audit service did not record how much was read", &begun.cluster.audit, &status)
+            })?;
+        }
+        Ok(())
     }
 
     /// As a manifest names them.
@@ -120,5 +186,27 @@ impl<'a> Accesses<'a> {
             signatures.push_str(signature);
         }
         Ok(format!("{text}\n{signatures}"))
+    }
+}
+
+/// Begins an access; an audit service that cannot be reached is asked again for a moment.
+async fn patiently(operator: &Operator, request: &BeginRequest) -> Result<BeginResponse, Status> {
+    let deadline = tokio::time::Instant::now() + RECORD_TIMEOUT;
+    loop {
+        match within(operator.access().begin(request.clone())).await {
+            Ok(answer) => return Ok(answer),
+            Err(status) if status.code() == Code::Unavailable && tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(POLL).await;
+            }
+            Err(status) => return Err(status),
+        }
+    }
+}
+
+/// An answer in time.
+async fn within<T>(call: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, Status> {
+    match tokio::time::timeout(RECORD_TIMEOUT, call).await {
+        Ok(answer) => answer.map(tonic::Response::into_inner),
+        Err(_) => Err(Status::deadline_exceeded(format!("no answer within {} s", RECORD_TIMEOUT.as_secs()))),
     }
 }

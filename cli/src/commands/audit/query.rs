@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use signet_audit::query::{self, DecisionRow};
 
-use super::{FilterArguments, failure};
+use super::access::{Accesses, counts};
+use super::{LogFilterArguments, failure};
 use crate::arguments::Global;
 use crate::context::Context;
 use crate::failure::Failure;
@@ -13,7 +14,7 @@ use crate::output::{self, Row};
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    filter: FilterArguments,
+    filter: LogFilterArguments,
     /// At most this many.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
     limit: u32,
@@ -26,8 +27,11 @@ pub(super) async fn run(global: &Global, arguments: Arguments) -> Result<ExitCod
     let Arguments { filter, limit, after } = arguments;
     let context = Context::load(global.context.as_deref())?;
     let pool = query::connect(&context.postgres).map_err(|error| failure(&error))?;
-    let filter = filter.into_filter(&context);
+    let (filter, cluster) = filter.into_filter(&context)?;
     let page = query::decisions(&pool, &filter, after.as_deref(), limit).await.map_err(|error| failure(&error))?;
+    let asked = serde_json::json!({ "filter": filter, "limit": limit, "after": after });
+    let read = counts(page.rows.iter().map(|row| row.log.as_str()));
+    Accesses::answered(&context, cluster.as_deref(), "query", &asked, &read).await?;
     output::rows(global.output, &page.rows, "No decision matches.")?;
     if let Some(next) = page.next {
         eprintln!("There are more: --after {next}");

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use http::StatusCode;
 use serde::Serialize;
 use signet_audit::note::VerifierKey;
-use signet_audit::query::{self, EpochStatus, LogStatus};
+use signet_audit::query::{self, Alert, EpochStatus, LogStatus};
 
 use crate::arguments::Global;
 use crate::context::{Cluster, Context};
@@ -76,6 +76,7 @@ impl Row for Finding {
 struct Report {
     ok: bool,
     logs: Vec<LogStatus>,
+    alerts: Vec<Alert>,
     findings: Vec<Finding>,
 }
 
@@ -84,6 +85,7 @@ pub(crate) async fn run(global: &Global, _arguments: Arguments) -> Result<ExitCo
     let pool = query::connect(&context.postgres).map_err(|error| super::failure(&error))?;
     let logs = query::logs(&pool).await.map_err(|error| super::failure(&error))?;
     let epochs = query::epochs(&pool).await.map_err(|error| super::failure(&error))?;
+    let alerts = query::alerts(&pool).await.map_err(|error| super::failure(&error))?;
     let now = jiff::Timestamp::now().as_microsecond();
     let mut findings = Vec::new();
     for (name, cluster) in &context.clusters {
@@ -100,6 +102,7 @@ pub(crate) async fn run(global: &Global, _arguments: Arguments) -> Result<ExitCo
         }
     }
     findings.extend(of_producers(&epochs, now));
+    findings.extend(alerts.iter().filter_map(of_alert));
     let ok = findings.iter().all(|finding| matches!(finding.state, State::Ok | State::Warning));
     match global.output {
         Format::Table => {
@@ -109,7 +112,7 @@ pub(crate) async fn run(global: &Global, _arguments: Arguments) -> Result<ExitCo
             }
         }
         Format::Jsonl => findings.iter().try_for_each(|finding| output::value(Format::Jsonl, finding))?,
-        format => output::value(format, &Report { ok, logs, findings })?,
+        format => output::value(format, &Report { ok, logs, alerts, findings })?,
     }
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -177,6 +180,22 @@ fn signature(log: &LogStatus, key: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// What the audit service found failing; gaps and clocks are findings of their own here.
+fn of_alert(alert: &Alert) -> Option<Finding> {
+    let (part, state, next) = match alert.cause.as_str() {
+        "records_missing" | "clock_offset" => return None,
+        "review_overdue" => ("review", State::Warning, "look through what happened, then `signet audit review`"),
+        "spool_failed" => {
+            ("spool", State::Failed, "see the producer's log, its disk, and whether it reaches the audit service")
+        }
+        "ingestion_failed" => {
+            ("ingestion", State::Failed, "see the audit service's log; producers keep what is not taken")
+        }
+        _ => ("alert", State::Failed, "see the audit service's log"),
+    };
+    Some(Finding::bad(&alert.subject, part, state, alert.detail.clone(), next))
+}
+
 /// Gaps by producer, and clocks that are off.
 fn of_producers(epochs: &[EpochStatus], now: i64) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -189,6 +208,17 @@ fn of_producers(epochs: &[EpochStatus], now: i64) -> Vec<Finding> {
                 State::Gap,
                 format!("{} records of epoch {} are missing", epoch.missing, epoch.epoch),
                 "see the producer's log and spool; records that it still has come by themselves",
+            ));
+        }
+        if let Some(since) = epoch.silent_since_us {
+            let since = jiff::Timestamp::from_microsecond(since).unwrap_or_default();
+            findings.push(Finding::bad(
+                &epoch.producer,
+                "silence",
+                State::Gap,
+                format!("nothing came of epoch {} since {since:.0}, and it was not closed", epoch.epoch),
+                "start it again where its spool lies: what is left there comes by itself. A spool that is lost with its disk \
+                 stays a gap",
             ));
         }
         let recent = now - epoch.last_seen_us < RECENT_US;
@@ -228,6 +258,7 @@ mod tests {
             checkpoint: Some(checkpoint.to_owned()),
             missing: 0,
             open_epochs: 1,
+            silent_epochs: 0,
         }
     }
 
@@ -253,6 +284,39 @@ mod tests {
     }
 
     #[test]
+    fn an_overdue_review_is_a_warning_and_a_failed_spool_fails() {
+        let alert = |cause: &str| Alert {
+            log: "l".into(),
+            cause: cause.into(),
+            subject: "s".into(),
+            detail: "d".into(),
+            replica: String::new(),
+            since_us: 0,
+        };
+        let state = |cause| of_alert(&alert(cause)).map(|finding| finding.state);
+        assert_eq!(state("review_overdue"), Some(State::Warning));
+        assert_eq!((state("spool_failed"), state("sequencing_failed")), (Some(State::Failed), Some(State::Failed)));
+        assert_eq!(state("records_missing"), None, "a gap by itself already");
+    }
+
+    #[test]
+    fn a_producer_that_fell_silent_is_a_gap() {
+        let silent = EpochStatus {
+            log: "l".into(),
+            producer: "a".into(),
+            epoch: uuid::Uuid::nil(),
+            watermark: 9,
+            missing: 0,
+            closed: false,
+            last_seen_us: 0,
+            clock_offset_us: None,
+            silent_since_us: Some(0),
+        };
+        let found = of_producers(&[silent], 1);
+        assert_eq!((found.len(), found[0].part, found[0].state), (1, "silence", State::Gap));
+    }
+
+    #[test]
     fn producers_are_named_for_gaps_and_for_the_clock_that_they_have_now() {
         let epoch = |producer: &str, missing, offset| EpochStatus {
             log: "l".into(),
@@ -263,6 +327,7 @@ mod tests {
             closed: false,
             last_seen_us: 0,
             clock_offset_us: offset,
+            silent_since_us: None,
         };
         // "b" was off before it was restarted, and is not any more.
         let epochs = [

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Read as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use http::StatusCode;
 use serde::Serialize;
 use signet_audit::note::VerifierKey;
+use signet_audit::proof::{self, Proof};
 use signet_audit::query;
 use signet_audit::verify::{Seen, verify};
 use signet_audit_export::evidence;
@@ -25,8 +26,8 @@ use crate::output::{self, Format};
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
-    /// An export, whose manifest lies beside it, or the directory of an evidence package. Without one, the logs of the
-    /// mesh.
+    /// An export, whose manifest lies beside it, the directory of an evidence package, or a tlog-proof file. Without one,
+    /// the logs of the mesh.
     #[arg(value_name = "FILE")]
     target: Option<PathBuf>,
     /// A verifier key that you trust, `<log>+<id>+<key>`; may be repeated. Without one, those of the context.
@@ -70,7 +71,10 @@ impl Report {
 pub(super) async fn run(global: &Global, arguments: Arguments) -> Result<ExitCode, Failure> {
     let reports = match &arguments.target {
         Some(target) if target.is_dir() => vec![package(global, &arguments, target)?],
-        Some(target) => vec![export(global, &arguments, target)?],
+        Some(target) => vec![match proof_file(target)? {
+            Some(text) => one_record(global, &arguments, target, &text)?,
+            None => export(global, &arguments, target)?,
+        }],
         None => logs(global, &arguments).await?,
     };
     let holds = reports.iter().all(|report| report.holds);
@@ -162,6 +166,30 @@ fn package(global: &Global, arguments: &Arguments, target: &Path) -> Result<Repo
     let checked =
         evidence::check(target, &keys).failed("cannot list the package", "copy it again from where it was made")?;
     Ok(Report::offline(target, checked.records, &checked.problems))
+}
+
+/// The text of a tlog-proof file; `None` when the file is something else.
+fn proof_file(target: &Path) -> Result<Option<String>, Failure> {
+    let cannot = |error: std::io::Error| {
+        Failure::failed(format!("cannot read: {error}")).at(target.display()).next("check the path")
+    };
+    let mut bytes = Vec::new();
+    File::open(target).and_then(|file| file.take(proof::MAX_BYTES).read_to_end(&mut bytes)).map_err(cannot)?;
+    let text = String::from_utf8(bytes).ok();
+    Ok(text.filter(|text| text.lines().next() == Some(proof::HEADER)))
+}
+
+/// One record, offline.
+fn one_record(global: &Global, arguments: &Arguments, target: &Path, text: &str) -> Result<Report, Failure> {
+    let keys = keys(global, &arguments.key)?;
+    let checked = text.parse::<Proof>().and_then(|proof| proof.check(&keys));
+    Ok(match checked {
+        Ok((record, checkpoint)) => {
+            eprintln!("{} of {}, by {}", record.action, record.id, record.producer);
+            Report { checkpoint_size: Some(checkpoint.size), ..Report::offline(target, 1, &[""; 0]) }
+        }
+        Err(error) => Report::offline(target, 0, &[signet_observe::error_chain(&error)]),
+    })
 }
 
 /// An export, offline.

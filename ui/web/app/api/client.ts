@@ -5,6 +5,7 @@ import createClient from "openapi-fetch";
 import type { components } from "./schema";
 
 type Schemas = components["schemas"];
+export type Alert = Schemas["Alert"];
 export type Posture = Schemas["Posture"];
 export type Traffic = Schemas["Traffic"];
 export type ClusterPosture = Schemas["ClusterPosture"];

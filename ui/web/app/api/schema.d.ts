@@ -166,6 +166,16 @@ export interface paths {
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
+        /** @description Something that fails in recording. */
+        Alert: {
+            /** @description `clock_offset`, `ingestion_failed`, `records_missing`, `review_overdue`, `sequencing_failed` or `spool_failed`. */
+            cause: string;
+            detail: string;
+            log: string;
+            since: string;
+            /** @description A producer's SPIFFE ID, a log, or a part of the audit service. */
+            subject: string;
+        };
         Authority: {
             kind: string;
             not_after: string;
@@ -330,6 +340,8 @@ export interface components {
         };
         /** @description How the mesh is now. Each part that could not be asked says so; the others are still told. */
         Posture: {
+            /** @description What fails in recording, latest first; as last heard while the audit database cannot be asked. */
+            alerts: components["schemas"]["Alert"][];
             at: string;
             clusters: components["schemas"]["ClusterPosture"][];
             /** @description The audit database. */

@@ -30,6 +30,24 @@ describe("the headline", () => {
     expect(health.concerns[0]?.text).toBe("east: control plane unreachable since 2026-11-22 12:00:05 UTC");
   });
 
+  it("names what fails in recording", () => {
+    const alert = {
+      log: "east.bank.example/signet-log",
+      cause: "spool_failed",
+      subject: "spiffe://east.bank.example/ns/bank/proxy/web",
+      detail: "records met a full spool",
+      since: "2026-11-22T12:00:05.538679Z",
+    };
+    const health = judge(samplePosture({ alerts: [alert] }));
+    expect(health.tone).toBe("warn");
+    expect(health.concerns).toEqual([
+      {
+        tone: "deny",
+        text: "Audit: a spool is full or failed since 2026-11-22 12:00:05 UTC: spiffe://east.bank.example/ns/bank/proxy/web: records met a full spool",
+      },
+    ]);
+  });
+
   it("never claims encryption that it cannot see", () => {
     const posture = samplePosture();
     delete posture.traffic;

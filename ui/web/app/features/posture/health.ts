@@ -1,6 +1,6 @@
 // The one sentence at the top of the page, and what keeps it from being good news.
 
-import type { ClusterPosture, Posture, Reach } from "../../api/client";
+import type { Alert, ClusterPosture, Posture, Reach } from "../../api/client";
 import { formatCount, formatSecond, shortCommit } from "../../components/format";
 import type { Tone } from "../../components/ui";
 
@@ -18,6 +18,7 @@ export interface Health {
 export function judge(posture: Posture): Health {
   const concerns = [
     ...storeConcerns(posture),
+    ...posture.alerts.map(alertConcern),
     ...posture.clusters.flatMap(clusterConcerns),
     ...policySplit(posture),
   ];
@@ -49,6 +50,22 @@ function storeConcerns({ store }: Posture): Concern[] {
   return store.status === "unreachable"
     ? [{ tone: "deny", text: `The audit database is unreachable since ${formatSecond(store.since)}` }]
     : [];
+}
+
+const causes: Record<string, string> = {
+  clock_offset: "a clock is off",
+  ingestion_failed: "records are not taken",
+  records_missing: "records are missing",
+  review_overdue: "a review of the log is overdue",
+  sequencing_failed: "records get no place in the log",
+  spool_failed: "a spool is full or failed",
+};
+
+function alertConcern({ cause, subject, detail, since }: Alert): Concern {
+  return {
+    tone: cause === "clock_offset" || cause === "review_overdue" ? "warn" : "deny",
+    text: `Audit: ${causes[cause] ?? cause} since ${formatSecond(since)}: ${subject}: ${detail}`,
+  };
 }
 
 function clusterConcerns(cluster: ClusterPosture): Concern[] {

@@ -21,6 +21,7 @@ export function samplePosture(change: Partial<Posture> = {}): Posture {
   return {
     at: "2026-11-22T12:00:00Z",
     store: reachable,
+    alerts: [],
     traffic: {
       window_seconds: 60,
       decisions: 120,
