@@ -48,7 +48,7 @@ bench-build: setup-build
 	cargo build --profile dist --locked -p signet-proxy --bin signet-proxy
 	cargo build --profile dist --locked -p signet-proxy --bin signet-proxy-unenforced --features bench-unenforced
 
-bench-audit: setup-build ## Measure ingestion beside raw COPY, verification, and what a record costs (ARGS="200000 3": records, rounds).
+bench-audit: setup-build ## Measure ingestion beside raw COPY, verification, first pages, and what a record costs (ARGS="200000 3 10000000": records, rounds, records paged).
 	@scripts/setup.sh run
 	cargo run --release --locked -p signet-audit --example ingestion -- $(ARGS)
 	cargo run --release --locked -p signet-spool --example append

@@ -20,6 +20,9 @@ pub(crate) mod guard;
 /// How many days of partitions are made ahead.
 const DAYS_AHEAD: i32 = 7;
 
+/// Most records of a row of `runs`: its CHECK.
+pub(crate) const MAX_RUN: u64 = 20_000;
+
 /// Why the store cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {

@@ -1,5 +1,6 @@
 //! Measures ingestion beside raw COPY in one interleaved run: `make bench-audit`, or
-//! `cargo run --release -p signet-audit --example ingestion -- [RECORDS [ROUNDS]]`.
+//! `cargo run --release -p signet-audit --example ingestion -- [RECORDS [ROUNDS [PAGED]]]`, where PAGED
+//! is the number of records on which first pages of filtered queries are measured (0: none).
 //!
 //! Ingestion is end to end: gRPC over mutual TLS from four producers, checked, deduplicated, sequenced, in the Merkle tree
 //! and committed. Raw is binary COPY of the very rows that ingestion made, into the same table with the same indexes, by one
@@ -9,6 +10,7 @@
 
 mod load;
 mod measure;
+mod pages;
 mod place;
 mod raw;
 mod spooled;
@@ -37,7 +39,7 @@ async fn main() -> Result<()> {
         Some(argument) => argument.parse().with_context(|| format!("`{argument}` is not a number")),
         None => Ok(otherwise),
     };
-    let (records, rounds) = (number(200_000)?, number(3)?);
+    let (records, rounds, paged) = (number(200_000)?, number(3)?, number(10_000_000)?);
     let place = Place::make().await?;
     let load = Load::make(records)?;
 
@@ -47,7 +49,12 @@ async fn main() -> Result<()> {
     println!("{records} records of {} canonical bytes on average, {rounds} rounds", load.mean_bytes());
     println!();
     println!("{}", space(&warm, records).await?);
+    if paged > 0 {
+        pages::measure(&warm, i64::try_from(paged)?).await?;
+        println!();
+    }
     warm.close().await;
+    place.drop("warm").await?;
 
     let mut all = Vec::new();
     for index in 0..rounds {

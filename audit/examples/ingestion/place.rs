@@ -105,6 +105,12 @@ impl Place {
         Ok(Service { addresses, pool, cancel, task, ca: Arc::clone(&self.ca) })
     }
 
+    /// Removes a database that nobody uses any more.
+    pub(crate) async fn drop(&self, name: &str) -> Result<()> {
+        sqlx::query(sqlx::AssertSqlSafe(format!("DROP DATABASE {name} WITH (FORCE)"))).execute(&self.pool).await?;
+        Ok(())
+    }
+
     /// Writes out what earlier measurements left in memory.
     pub(crate) async fn settle(&self) -> Result<()> {
         sqlx::query("CHECKPOINT").execute(&self.pool).await?;

@@ -43,34 +43,20 @@ pub struct Filter {
 impl Filter {
     /// Appends ` AND ..` for each field that is set, over the view `entries`.
     pub(super) fn push(&self, query: &mut QueryBuilder<Postgres>) {
-        let texts = [
-            (" AND log = ", &self.log),
-            (" AND destination_spiffe_id = ", &self.destination),
-            (" AND action = ", &self.action),
-            (" AND policy_commit = ", &self.commit),
-            (" AND reason = ", &self.reason),
-        ];
-        for (clause, value) in texts {
-            if let Some(value) = value {
-                query.push(clause).push_bind(without_nul(value).into_owned());
-            }
+        // By number: the indexes are on numbers, and a view of many joins would hide that from the planner.
+        if let Some(log) = &self.log {
+            query.push(" AND log_id = (SELECT id FROM signet.logs WHERE origin = ");
+            query.push_bind(without_nul(log).into_owned()).push(")");
         }
-        // By number: the index is on it, and a view of many joins would hide that from the planner.
         let numbered = [
             (" AND source_id = (SELECT id FROM signet.identities WHERE key = ", &self.source),
             (" AND service_id = (SELECT id FROM signet.services WHERE key = ", &self.service),
         ];
-        for (clause, value) in numbered {
-            if let Some(value) = value {
-                query.push(clause).push_bind(crate::store::compact::text_key(value).to_vec()).push(")");
-            }
-        }
+        push_keys(query, numbered);
+        self.push_shapes(query);
         if let Some(trace_id) = &self.trace_id {
             // Likewise; what is not a trace id matches nothing.
             query.push(" AND trace_uuid = ").push_bind(Uuid::try_parse(trace_id).ok());
-        }
-        if let Some(policy) = &self.policy {
-            query.push(" AND policy_ids @> ARRAY[").push_bind(without_nul(policy).into_owned()).push("]");
         }
         if let Some(allow) = self.allow {
             query.push(if allow { " AND allow" } else { " AND NOT allow" });
@@ -91,6 +77,39 @@ impl Filter {
         if let Some(to) = self.to_us {
             query.push(" AND time < ");
             push_time(query, to);
+        }
+    }
+
+    /// What is the same for all records of a shape: there are few shapes, so that this is cheap to decide for a row.
+    fn push_shapes(&self, query: &mut QueryBuilder<Postgres>) {
+        let of_shape = [&self.destination, &self.action, &self.commit, &self.reason, &self.policy];
+        if of_shape.iter().all(|value| value.is_none()) {
+            return;
+        }
+        query.push(" AND shape_id IN (SELECT h.id FROM signet.shapes h WHERE true");
+        let numbered = [
+            (" AND h.destination_id = (SELECT id FROM signet.identities WHERE key = ", &self.destination),
+            (" AND h.action_id = (SELECT id FROM signet.labels WHERE key = ", &self.action),
+            (" AND h.commit_id = (SELECT id FROM signet.labels WHERE key = ", &self.commit),
+            (" AND h.reason_id = (SELECT id FROM signet.labels WHERE key = ", &self.reason),
+        ];
+        push_keys(query, numbered);
+        if let Some(policy) = &self.policy {
+            query.push(" AND h.policy_set_id IN (SELECT id FROM signet.policy_sets WHERE policy_ids @> ARRAY[");
+            query.push_bind(without_nul(policy).into_owned()).push("])");
+        }
+        query.push(")");
+    }
+}
+
+/// Appends `clause`, the key of the value, and a parenthesis for each value that is set.
+fn push_keys<'v>(
+    query: &mut QueryBuilder<Postgres>,
+    clauses: impl IntoIterator<Item = (&'static str, &'v Option<String>)>,
+) {
+    for (clause, value) in clauses {
+        if let Some(value) = value {
+            query.push(clause).push_bind(crate::store::compact::text_key(value).to_vec()).push(")");
         }
     }
 }

@@ -4,6 +4,7 @@ use signet_spool::tag;
 
 use super::plan;
 use crate::query::without_nul;
+use crate::store::MAX_RUN;
 use crate::store::compact::{Numbers, Reader, Rest, Row, context, count};
 use crate::store::copy::Rows;
 use crate::store::dictionary::Dictionaries;
@@ -17,9 +18,6 @@ const RECORD_COLUMNS: i16 = 16;
 pub(super) const COPY_RUNS: &str =
     "COPY signet.runs (first_leaf, first_sequence, received_at, epoch_id, records, log_id) FROM STDIN (FORMAT binary)";
 const RUN_COLUMNS: i16 = 6;
-
-/// Most records of a run: the table's CHECK.
-pub(super) const MAX_RUN: u64 = 20_000;
 
 /// A dictionary entry that was not noted.
 #[derive(Debug)]

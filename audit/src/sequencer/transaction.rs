@@ -12,7 +12,11 @@ use super::rows::{self, Maker};
 use super::{MAX_CONFLICTS, Outcome, Sequencer, Work};
 use crate::merkle::{Edge, TILE_WIDTH, TileId};
 use crate::store::compact::Prepared;
-use crate::store::{StoreError, signed, size_and_root};
+use crate::store::copy::Copying;
+use crate::store::{MAX_RUN, StoreError, signed, size_and_root};
+
+/// Rows that are made before those that wait are sent: PostgreSQL takes them in while the next are made.
+const PART: usize = 1_000;
 
 /// What a transaction did, for the metrics.
 #[derive(Debug, Default)]
@@ -198,7 +202,7 @@ impl Sequencer {
              WHERE epoch_id = $1 AND first_sequence > $2 AND first_sequence <= $3 AND first_sequence + records > $4",
         )
         .bind(epoch_id)
-        .bind(signed(first).saturating_sub(signed(rows::MAX_RUN)))
+        .bind(signed(first).saturating_sub(signed(MAX_RUN)))
         .bind(signed(last))
         .bind(signed(first))
         .fetch_all(&mut *connection)
@@ -231,13 +235,17 @@ impl Sequencer {
         self.reader.resolve(&mut *connection, numbers.iter().copied()).await?;
         let mut maker = Maker::new(&self.reader, self.store.log_id(), now_us());
         let mut tiles = BTreeMap::new();
-        for (row, numbers) in new.iter().zip(numbers) {
-            maker.put(row, numbers, signed(edge.size()));
-            edge.append(row.entry.leaf, &mut tiles);
+        let mut copying = Copying::begin(&mut *connection, rows::COPY_RECORDS).await?;
+        for (part, numbers) in new.chunks(PART).zip(numbers.chunks(PART)) {
+            for (row, numbers) in part.iter().zip(numbers) {
+                maker.put(row, *numbers, signed(edge.size()));
+                edge.append(row.entry.leaf, &mut tiles);
+            }
+            copying = copying.send(&mut maker.records).await?;
         }
+        copying.finish(&mut maker.records).await?;
         maker.end_run();
         edge.flush(&mut tiles);
-        maker.records.copy(&mut *connection, rows::COPY_RECORDS).await?;
         maker.runs.copy(&mut *connection, rows::COPY_RUNS).await?;
         self.store.put_tiles(&mut *connection, &tiles).await?;
         sqlx::query("UPDATE signet.logs SET size = $2, root = $3 WHERE id = $1")

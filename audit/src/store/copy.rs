@@ -1,6 +1,7 @@
 //! PostgreSQL's binary COPY format: rows as bytes, nothing that the server could refuse.
 
 use sqlx::PgConnection;
+use sqlx::postgres::PgCopyIn;
 use uuid::Uuid;
 
 /// Microseconds from 1970 to 2000, where PostgreSQL's clock begins.
@@ -78,16 +79,36 @@ impl Rows {
 
     /// Sends the rows with a `COPY .. FROM STDIN (FORMAT binary)` statement.
     pub(crate) async fn copy(mut self, connection: &mut PgConnection, statement: &str) -> Result<(), sqlx::Error> {
-        self.bytes.extend_from_slice(&(-1i16).to_be_bytes());
-        let mut copy = connection.copy_in_raw(statement).await?;
-        for chunk in self.bytes.chunks(CHUNK) {
-            if let Err(error) = copy.send(chunk).await {
+        Copying::begin(connection, statement).await?.finish(&mut self).await
+    }
+}
+
+/// A COPY under way: the server takes rows in while more are made.
+pub(crate) struct Copying<'c>(PgCopyIn<&'c mut PgConnection>);
+
+impl<'c> Copying<'c> {
+    /// Begins a `COPY .. FROM STDIN (FORMAT binary)` statement.
+    pub(crate) async fn begin(connection: &'c mut PgConnection, statement: &str) -> Result<Self, sqlx::Error> {
+        Ok(Self(connection.copy_in_raw(statement).await?))
+    }
+
+    /// Sends the rows made so far.
+    pub(crate) async fn send(mut self, rows: &mut Rows) -> Result<Self, sqlx::Error> {
+        for chunk in rows.bytes.chunks(CHUNK) {
+            if let Err(error) = self.0.send(chunk).await {
                 // The error is what counts; the transaction is rolled back.
-                let _ = copy.abort("signet: sending failed").await;
+                let _ = self.0.abort("signet: sending failed").await;
                 return Err(error);
             }
         }
-        copy.finish().await?;
+        rows.bytes.clear();
+        Ok(self)
+    }
+
+    /// Sends the last rows.
+    pub(crate) async fn finish(self, rows: &mut Rows) -> Result<(), sqlx::Error> {
+        rows.bytes.extend_from_slice(&(-1i16).to_be_bytes());
+        self.send(rows).await?.0.finish().await?;
         Ok(())
     }
 }

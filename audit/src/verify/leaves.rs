@@ -11,13 +11,10 @@ use super::{MAX_PROBLEMS, Problem, whole};
 use crate::merkle::{Hash, TILE_WIDTH, sha256};
 use crate::query::QueryError;
 use crate::store::compact::{Reader, Row};
-use crate::store::signed;
+use crate::store::{MAX_RUN, signed};
 
 /// Leaves of a range: whole tiles.
 pub(super) const RANGE: usize = 64 * TILE_WIDTH as usize;
-
-/// The longest run (a CHECK of its table).
-const MAX_RUN: u64 = 20_000;
 
 /// What the rows of a range made.
 #[derive(Debug)]
@@ -32,7 +29,7 @@ pub(super) struct Range {
 pub(super) struct Worker {
     transaction: Transaction<'static, Postgres>,
     log_id: i16,
-    /// In a box of its own while a thread hashes with it.
+    /// Lent to the thread that hashes.
     reader: Arc<Reader>,
 }
 

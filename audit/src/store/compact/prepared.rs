@@ -41,9 +41,7 @@ impl Prepared {
     /// # Errors
     /// When they are not a record.
     pub(crate) fn check(canonical: Vec<u8>, openings: &[Opening]) -> Result<Self, DecodeError> {
-        Record::decode(&canonical, openings)?;
-        // INVARIANT: what was decoded has its framing and its required fields.
-        let fields = Fields::split(&canonical).unwrap_or_default();
+        let fields = Fields::check(&canonical, openings)?;
         let context = fields.get(tag::CONTEXT).filter(|context| !context.is_empty());
         let keys = Keys {
             source: fields.text(tag::SOURCE_SPIFFE_ID).map(text_key),
