@@ -29,13 +29,13 @@ pub struct Bundle {
     /// JWK sets of issuers of end-user tokens, by path.
     keys: BTreeMap<String, String>,
     pub(crate) routes: BTreeMap<String, Arc<RouteTable>>,
-    pub(crate) policies: Vec<CompiledPolicy>,
+    pub(crate) policies: Vec<Arc<CompiledPolicy>>,
     warnings: Vec<Problem>,
     ids: HashMap<PolicyId, usize>,
     pub(crate) index: Index,
     pub(crate) teams: Teams,
     /// In the order of [`ACTIONS`].
-    pub(crate) actions: Vec<ActionNode>,
+    pub(crate) actions: Vec<Arc<ActionNode>>,
     pub(crate) known: Cache<Candidates>,
 }
 
@@ -87,7 +87,7 @@ impl Bundle {
             warnings: compiled.warnings,
             ids: compiled.policies.iter().enumerate().map(|(n, p)| (p.policy.id().clone(), n)).collect(),
             index: Index::new(compiled.policies.iter().map(|p| &p.policy)),
-            policies: compiled.policies,
+            policies: compiled.policies.into_iter().map(Arc::new).collect(),
             actions,
             known: Cache::default(),
         })
@@ -138,16 +138,16 @@ impl Bundle {
     }
 
     pub(crate) fn policy(&self, id: &str) -> Option<&CompiledPolicy> {
-        self.ids.get(&PolicyId::new(id)).and_then(|position| self.policies.get(*position))
+        self.ids.get(&PolicyId::new(id)).and_then(|position| self.policies.get(*position)).map(|policy| &**policy)
     }
 }
 
-fn action_nodes() -> Result<Vec<ActionNode>, String> {
+fn action_nodes() -> Result<Vec<Arc<ActionNode>>, String> {
     let known = schema()?.action_entities().map_err(|e| e.to_string())?;
     let node = |id: &'static str| {
         let uid: EntityUid = entities::uid(&ACTION, id).ok_or("`Mesh::Action` is no type name")?;
         let ancestors = known.ancestors(&uid).ok_or_else(|| format!("the schema has no action `{id}`"))?;
-        Ok(ActionNode { ancestors: ancestors.cloned().collect(), uid: uid.clone() })
+        Ok(Arc::new(ActionNode { ancestors: ancestors.cloned().collect(), uid: uid.clone() }))
     };
     ACTIONS.into_iter().map(node).collect()
 }

@@ -11,7 +11,7 @@ use cedar_policy::{
 use miette::Diagnostic;
 
 use crate::problem::{Lines, Place, Problem};
-use crate::reads::Reads;
+use crate::reads::{Reads, reads_entities};
 use crate::route::RouteTable;
 use crate::schema::schema;
 use crate::settings::{self, Settings};
@@ -28,6 +28,8 @@ pub(crate) struct CompiledPolicy {
     pub(crate) policy: Policy,
     pub(crate) shadow: bool,
     pub(crate) reads: Reads,
+    /// Whether its condition can ask about an entity: more than its scope, which the index tests.
+    pub(crate) reads_entities: bool,
     /// Byte offset of `text` in its file.
     pub(crate) offset: usize,
 }
@@ -156,6 +158,7 @@ fn compile_policy(
         text,
         shadow,
         reads: policy.as_ref().non_scope_constraints().map_or(Reads::NONE, Reads::of),
+        reads_entities: policy.as_ref().non_scope_constraints().is_some_and(reads_entities),
         offset,
         policy: policy.new_id(PolicyId::new(id)),
     })

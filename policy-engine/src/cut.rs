@@ -74,25 +74,21 @@ impl Bundle {
         for id in &needs.services {
             resources.extend(entities::service(&self.settings, id, None));
             let routes = self.routes.get(id).into_iter().flat_map(|table| table.all());
-            resources.extend(routes.filter_map(|route| {
-                entities::service(&self.settings, id, Some((route.id.as_str(), route.template.as_str())))
-            }));
+            resources.extend(routes.filter_map(|route| entities::service(&self.settings, id, Some(route.id.as_str()))));
         }
         Reach { resources, actions: self.actions_where(|id| id != EGRESS), principal: None }
     }
 
     fn outbound(&self, needs: &Needs) -> Reach<'_> {
-        let principal = needs
-            .egress_of
-            .as_deref()
-            .and_then(|id| entities::principal(&self.settings, &self.teams, Principal::Workload(id)));
+        let principal =
+            needs.egress_of.as_deref().and_then(|id| entities::principal(&self.teams, Principal::Workload(id)));
         let asked = self.settings.external_services.keys().filter(|_| principal.is_some());
         let resources = asked.filter_map(|id| entities::external(&self.settings, id)).collect();
         Reach { resources, actions: self.actions_where(|id| id == EGRESS), principal }
     }
 
     fn actions_where(&self, wanted: impl Fn(&str) -> bool) -> Vec<&ActionNode> {
-        ACTIONS.iter().zip(&self.actions).filter(|(id, _)| wanted(id)).map(|(_, node)| node).collect()
+        ACTIONS.iter().zip(&self.actions).filter(|(id, _)| wanted(id)).map(|(_, node)| &**node).collect()
     }
 }
 

@@ -7,14 +7,16 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use cedar_policy::{Entities, Policy};
+use cedar_policy::EntityUid;
 use cedar_policy_core::ast::{Context, EntityUIDEntry, Literal, Request as CedarRequest, Value, ValueKind};
+use cedar_policy_core::entities::{Entities, NoEntitiesSchema, TCComputation};
 use cedar_policy_core::evaluator::Evaluator;
 use cedar_policy_core::extensions::Extensions;
 use parking_lot::RwLock;
 
 use crate::bundle::Bundle;
-use crate::cache::KeyRef;
+use crate::cache::{FastHasher, KeyRef};
+use crate::compile::CompiledPolicy;
 use crate::context::{build, is_memorable, next_minute_us, write_key};
 use crate::entities::{self, Subject};
 use crate::index::ActionNode;
@@ -30,25 +32,19 @@ const KEY_BYTES: usize = 1024;
 /// All that the requests of one principal, action and resource have in common.
 pub(crate) struct Candidates {
     pub(crate) principal: Subject,
-    pub(crate) action: ActionNode,
+    pub(crate) action: Arc<ActionNode>,
     pub(crate) resource: Subject,
-    pub(crate) entities: Entities,
+    /// Empty where no condition can ask about an entity.
+    entities: Entities,
     /// Policies whose scope holds, in order of position.
-    policies: Vec<Candidate>,
+    policies: Vec<Arc<CompiledPolicy>>,
     shadows: bool,
     reads: Reads,
     entries: [EntityUIDEntry; 3],
     /// The decision itself, where no policy reads the context.
     fixed: Option<Arc<Decision>>,
     /// Decisions by the values that the policies can read ([`write_key`]), without the time at which they expire.
-    remembered: RwLock<HashMap<Box<[u8]>, Arc<Decision>>>,
-}
-
-struct Candidate {
-    id: Arc<str>,
-    policy: Policy,
-    forbid: bool,
-    shadow: bool,
+    remembered: RwLock<HashMap<Box<[u8]>, Arc<Decision>, FastHasher>>,
 }
 
 /// What a request is asked about, once its route is known.
@@ -122,7 +118,7 @@ impl Bundle {
                 Principal::Unauthenticated => "",
             },
             service: request.service,
-            action: request.action.cedar_id(),
+            action: request.action.index(),
             route: route.map(|(position, _)| position),
         };
         if let Some(known) = self.known.get(&key) {
@@ -149,53 +145,58 @@ impl Bundle {
         if matches!(request.principal, Principal::Workload("")) {
             return Err(Reason::InvalidRequest);
         }
-        let principal =
-            entities::principal(&self.settings, &self.teams, request.principal).ok_or(Reason::InvalidRequest)?;
+        let principal = entities::principal(&self.teams, request.principal).ok_or(Reason::InvalidRequest)?;
         let resource = match request.action {
             Action::EgressConnect { .. } => {
                 entities::external(&self.settings, request.service).ok_or(Reason::UnknownService)?
             }
-            _ => {
-                let route = route.map(|r| (r.id.as_str(), r.template.as_str()));
-                entities::service(&self.settings, request.service, route).ok_or(Reason::InvalidRequest)?
-            }
+            _ => entities::service(&self.settings, request.service, route.map(|route| route.id.as_str()))
+                .ok_or(Reason::InvalidRequest)?,
         };
         let action = self.actions.get(request.action.index()).cloned().ok_or(Reason::InvalidRequest)?;
-        let mut all = principal.entities.clone();
-        all.extend(resource.entities.clone());
-        all.insert(
-            action.uid.clone(),
-            cedar_policy::Entity::new_no_attrs(action.uid.clone(), action.ancestors.clone()),
-        );
-        for group in &action.ancestors {
-            all.insert(group.clone(), cedar_policy::Entity::with_uid(group.clone()));
-        }
-        let entities = Entities::from_entities(all.into_values(), None).map_err(|_| Reason::InvalidRequest)?;
-        let (mut policies, mut reads, mut shadows) = (Vec::new(), Reads::NONE, false);
-        for position in self.index.matching(&principal, &action, &resource) {
-            let Some(compiled) = self.policies.get(position) else { continue };
-            reads = reads | compiled.reads;
-            shadows |= compiled.shadow;
-            policies.push(Candidate {
-                id: Arc::clone(&compiled.id),
-                policy: compiled.policy.clone(),
-                forbid: compiled.is_forbid(),
-                shadow: compiled.shadow,
-            });
-        }
-        let entry = |uid: &cedar_policy::EntityUid| EntityUIDEntry::known(uid.as_ref().clone(), None);
+        let positions = self.index.matching(&principal, &action, &resource);
+        let policies: Vec<Arc<CompiledPolicy>> =
+            positions.into_iter().filter_map(|position| self.policies.get(position).cloned()).collect();
+        let entities = match policies.iter().any(|policy| policy.reads_entities) {
+            true => self.entities(request, route, &principal, &action, &resource).ok_or(Reason::InvalidRequest)?,
+            false => Entities::new(),
+        };
+        let entry = |uid: &EntityUid| EntityUIDEntry::known(uid.as_ref().clone(), None);
         Ok(Candidates {
             entries: [entry(&principal.uid), entry(&action.uid), entry(&resource.uid)],
             principal,
             action,
             resource,
             entities,
+            shadows: policies.iter().any(|policy| policy.shadow),
+            reads: policies.iter().fold(Reads::NONE, |reads, policy| reads | policy.reads),
             policies,
-            shadows,
-            reads,
             fixed: None,
             remembered: RwLock::default(),
         })
+    }
+
+    /// All that conditions can ask about: the three entities of a request and their ancestors.
+    pub(crate) fn entities(
+        &self,
+        request: &Request<'_>,
+        route: Option<&Route>,
+        principal: &Subject,
+        action: &ActionNode,
+        resource: &Subject,
+    ) -> Option<Entities> {
+        let mut all = entities::principal_entities(&self.settings, request.principal, principal)?;
+        all.extend(match request.action {
+            Action::EgressConnect { .. } => entities::external_entities(&self.settings, request.service, resource)?,
+            _ => {
+                let template = route.map(|route| route.template.as_str());
+                entities::service_entities(&self.settings, request.service, template, resource)?
+            }
+        });
+        all.extend(entities::action(&action.uid, &action.ancestors));
+        // INVARIANT: every entity comes with all its ancestors, and none lies in itself.
+        let closed = TCComputation::AssumeAlreadyComputed;
+        Entities::from_entities(all, None::<&NoEntitiesSchema>, closed, Extensions::none()).ok()
     }
 }
 
@@ -241,6 +242,11 @@ impl Candidates {
         self.reads.has(Reads::CLOCK).then(|| next_minute_us(request.time_us))
     }
 
+    /// The `@id`s of the policies whose scope holds.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.policies.iter().map(|policy| &policy.id)
+    }
+
     /// The request as Cedar takes it, with the context attributes that `reads` asks for.
     pub(crate) fn cedar_request(&self, request: &Request<'_>, reads: Reads) -> Option<CedarRequest> {
         Some(self.with_context(build(request, reads)?))
@@ -256,15 +262,15 @@ impl Candidates {
         let Some(query) = self.cedar_request(request, self.reads) else {
             return Decision::deny(Reason::InvalidRequest);
         };
-        let evaluator = Evaluator::new(query, self.entities.as_ref(), Extensions::all_available());
+        let evaluator = Evaluator::new(query, &self.entities, Extensions::all_available());
         let (mut enforced, mut with_shadow) = (Tally::default(), Tally::default());
-        for candidate in &self.policies {
-            let outcome = candidate.outcome(&evaluator);
+        for policy in &self.policies {
+            let outcome = outcome(policy, &evaluator);
             if self.shadows {
-                with_shadow.count(candidate, outcome);
+                with_shadow.count(policy, outcome);
             }
-            if !candidate.shadow {
-                enforced.count(candidate, outcome);
+            if !policy.shadow {
+                enforced.count(policy, outcome);
             }
         }
         let enforced = enforced.verdict();
@@ -284,28 +290,26 @@ impl Candidates {
     }
 }
 
-impl Candidate {
-    fn outcome(&self, evaluator: &Evaluator<'_>) -> Outcome {
-        let policy = self.policy.as_ref();
-        let Some(condition) = policy.non_scope_constraints() else { return Outcome::Holds };
-        match evaluator.interpret(condition, policy.env()) {
-            Ok(Value { value: ValueKind::Lit(Literal::Bool(true)), .. }) => Outcome::Holds,
-            Ok(Value { value: ValueKind::Lit(Literal::Bool(false)), .. }) => Outcome::Fails,
-            _ => Outcome::Errs,
-        }
+fn outcome(policy: &CompiledPolicy, evaluator: &Evaluator<'_>) -> Outcome {
+    let policy = policy.policy.as_ref();
+    let Some(condition) = policy.non_scope_constraints() else { return Outcome::Holds };
+    match evaluator.interpret(condition, policy.env()) {
+        Ok(Value { value: ValueKind::Lit(Literal::Bool(true)), .. }) => Outcome::Holds,
+        Ok(Value { value: ValueKind::Lit(Literal::Bool(false)), .. }) => Outcome::Fails,
+        _ => Outcome::Errs,
     }
 }
 
 impl Tally {
-    fn count(&mut self, candidate: &Candidate, outcome: Outcome) {
-        let list = match (outcome, candidate.forbid) {
+    fn count(&mut self, policy: &CompiledPolicy, outcome: Outcome) {
+        let list = match (outcome, policy.is_forbid()) {
             (Outcome::Holds, false) => &mut self.permits,
             (Outcome::Holds, true) => &mut self.forbids,
             (Outcome::Errs, true) => &mut self.erring_forbids,
             (Outcome::Errs, false) => &mut self.erring_permits,
             (Outcome::Fails, _) => return,
         };
-        list.push(Arc::clone(&candidate.id));
+        list.push(Arc::clone(&policy.id));
     }
 
     fn verdict(self) -> Verdict {

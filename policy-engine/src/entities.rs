@@ -1,9 +1,10 @@
 //! Entities of a request: the principal, the resource and their ancestors, from identifiers and `signet.yaml` alone.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::LazyLock;
 
-use cedar_policy::{Entity, EntityId, EntityTypeName, EntityUid, RestrictedExpression};
+use cedar_policy::{EntityId, EntityTypeName, EntityUid};
+use cedar_policy_core::ast::{Entity, Literal, PartialValue, Value};
 
 use crate::request::Principal;
 use crate::settings::{DataClass, Env, Settings, is_segment, is_trust_domain, split_id};
@@ -35,66 +36,84 @@ pub(crate) fn uid(kind: &LazyLock<Option<EntityTypeName>>, id: &str) -> Option<E
     Some(EntityUid::from_type_name_and_id(LazyLock::force(kind).clone()?, EntityId::new(id)))
 }
 
-/// A principal or a resource with all that Cedar has to know about it.
+/// A principal or a resource and what it lies in: what scopes ask about.
 #[derive(Clone, Debug)]
 pub(crate) struct Subject {
     pub(crate) uid: EntityUid,
-    pub(crate) ancestors: HashSet<EntityUid>,
-    pub(crate) entities: HashMap<EntityUid, Entity>,
+    /// Direct and indirect: the lineage, the teams, and for a route its service.
+    pub(crate) ancestors: Vec<EntityUid>,
+    /// How many of `ancestors`, from the root down, each lie in all that come before them.
+    lineage: usize,
 }
 
-type Attributes = HashMap<String, RestrictedExpression>;
-
-/// Collects a subject and its ancestors from the roots down.
-#[derive(Default)]
-struct Family {
-    ancestors: HashSet<EntityUid>,
-    entities: HashMap<EntityUid, Entity>,
-}
-
-impl Family {
-    fn ancestor(&mut self, uid: EntityUid, parents: &[EntityUid]) -> EntityUid {
-        let entity = Entity::new_no_attrs(uid.clone(), parents.iter().cloned().collect());
-        self.entities.insert(uid.clone(), entity);
-        self.ancestors.insert(uid.clone());
-        uid
+impl Subject {
+    fn alone(uid: EntityUid) -> Self {
+        Self { uid, ancestors: Vec::new(), lineage: 0 }
     }
 
-    /// TrustDomain, Cluster and Namespace; gives the namespace.
-    fn namespace(&mut self, td: &str, ns: &str) -> Option<EntityUid> {
-        let domain = self.ancestor(uid(&TRUST_DOMAIN, td)?, &[]);
-        let cluster = self.ancestor(uid(&CLUSTER, td)?, &[domain]);
-        Some(self.ancestor(uid(&NAMESPACE, &format!("{td}/{ns}"))?, &[cluster]))
+    /// Trust domain, cluster and namespace.
+    fn push_namespace(&mut self, td: &str, ns: &str) -> Option<()> {
+        self.ancestors.extend([uid(&TRUST_DOMAIN, td)?, uid(&CLUSTER, td)?]);
+        self.push_last(uid(&NAMESPACE, &format!("{td}/{ns}"))?);
+        Some(())
     }
 
-    fn teams<'t>(&mut self, teams: impl IntoIterator<Item = &'t String>) -> Option<Vec<EntityUid>> {
-        teams.into_iter().map(|team| Some(self.ancestor(uid(&TEAM, team)?, &[]))).collect()
+    fn push_last(&mut self, uid: EntityUid) {
+        self.ancestors.push(uid);
+        self.lineage = self.ancestors.len();
     }
 
-    fn finish(
-        mut self,
-        uid: EntityUid,
-        attributes: Attributes,
-        tags: &BTreeMap<String, String>,
-        parents: Vec<EntityUid>,
-    ) -> Option<Subject> {
-        let tags = tags.iter().map(|(k, v)| (k.clone(), RestrictedExpression::new_string(v.clone())));
-        let entity = Entity::new_with_tags(uid.clone(), attributes, parents, tags).ok()?;
-        self.entities.insert(uid.clone(), entity);
-        Some(Subject { uid, ancestors: self.ancestors, entities: self.entities })
+    fn push_teams<'t>(&mut self, teams: impl IntoIterator<Item = &'t String>) -> Option<()> {
+        for team in teams {
+            self.ancestors.push(uid(&TEAM, team)?);
+        }
+        Some(())
+    }
+
+    /// The entities of its ancestors, as far as these have no attributes.
+    fn ancestor_entities(&self) -> impl Iterator<Item = Entity> {
+        let lineage = self.ancestors.iter().take(self.lineage).enumerate();
+        let placed = lineage.map(|(n, uid)| (uid, self.ancestors.get(..n).unwrap_or_default()));
+        let teams = self.ancestors.iter().skip(self.lineage).map(|uid| (uid, &[][..]));
+        placed.chain(teams).map(|(uid, above)| entity(uid, above, Attributes::new(), None))
     }
 }
 
-fn string(value: &str) -> RestrictedExpression {
-    RestrictedExpression::new_string(value.to_owned())
+type Attributes = Vec<(&'static str, Value)>;
+
+/// An entity of the evaluator. Given with all its ancestors, so that no transitive closure is left to be computed.
+fn entity(
+    uid: &EntityUid,
+    ancestors: &[EntityUid],
+    attributes: Attributes,
+    tags: Option<&BTreeMap<String, String>>,
+) -> Entity {
+    Entity::new_with_attr_partial_value(
+        uid.as_ref().clone(),
+        attributes.into_iter().map(|(name, value)| (name.into(), PartialValue::Value(value))),
+        Default::default(),
+        ancestors.iter().map(|above| above.as_ref().clone()).collect(),
+        tags.into_iter().flatten().map(|(k, v)| (k.as_str().into(), PartialValue::Value(Value::from(v.as_str())))),
+    )
 }
 
-fn env(value: Env) -> Option<RestrictedExpression> {
-    Some(RestrictedExpression::new_entity_uid(uid(&ENV, value.as_str())?))
+/// An action's entity and those of its groups.
+pub(crate) fn action(uid: &EntityUid, groups: &[EntityUid]) -> Vec<Entity> {
+    let plain = groups.iter().map(|group| entity(group, &[], Attributes::new(), None));
+    plain.chain([entity(uid, groups, Attributes::new(), None)]).collect()
 }
 
-fn data_class(value: DataClass) -> Option<RestrictedExpression> {
-    Some(RestrictedExpression::new_entity_uid(uid(&DATA_CLASS, value.as_str())?))
+fn reference(kind: &LazyLock<Option<EntityTypeName>>, id: &str) -> Option<Value> {
+    let uid = uid(kind, id)?;
+    Some(Value::from(Literal::from(uid.as_ref().clone())))
+}
+
+fn env(value: Env) -> Option<Value> {
+    reference(&ENV, value.as_str())
+}
+
+fn data_class(value: DataClass) -> Option<Value> {
+    reference(&DATA_CLASS, value.as_str())
 }
 
 /// A SPIFFE ID taken apart: trust domain, and namespace and service account when it has the shape of a workload's.
@@ -128,74 +147,101 @@ impl Teams {
     }
 }
 
-/// The principal's entities; `None` when it is not a SPIFFE ID.
-pub(crate) fn principal(settings: &Settings, teams: &Teams, principal: Principal<'_>) -> Option<Subject> {
+/// The principal and its ancestors; `None` when it is not a SPIFFE ID.
+pub(crate) fn principal(teams: &Teams, principal: Principal<'_>) -> Option<Subject> {
     let id = match principal {
-        Principal::Unauthenticated => {
-            return Family::default().finish(
-                uid(&UNAUTHENTICATED, "plaintext")?,
-                Attributes::new(),
-                &BTreeMap::new(),
-                vec![],
-            );
-        }
+        Principal::Unauthenticated => return Some(Subject::alone(uid(&UNAUTHENTICATED, "plaintext")?)),
         Principal::Workload(id) => id,
     };
     let (td, account) = split_spiffe_id(id)?;
-    let mut family = Family::default();
-    let mut parents = family.teams(teams.0.get(id).into_iter().flatten())?;
-    let mut facts = None;
+    let mut subject = Subject::alone(uid(&WORKLOAD, id)?);
     if let Some((ns, sa)) = account {
-        let namespace = family.namespace(td, ns)?;
-        let name = format!("{td}/{ns}/{sa}");
-        parents.push(family.ancestor(uid(&SERVICE_ACCOUNT, &name)?, &[namespace]));
-        facts = settings.workloads.get(&name);
+        subject.push_namespace(td, ns)?;
+        subject.push_last(uid(&SERVICE_ACCOUNT, &format!("{td}/{ns}/{sa}"))?);
     }
+    subject.push_teams(teams.0.get(id).into_iter().flatten())?;
+    Some(subject)
+}
+
+/// The entities of [`principal`]'s answer.
+pub(crate) fn principal_entities(
+    settings: &Settings,
+    principal: Principal<'_>,
+    subject: &Subject,
+) -> Option<Vec<Entity>> {
+    let Principal::Workload(id) = principal else {
+        return Some(vec![entity(&subject.uid, &[], Attributes::new(), None)]);
+    };
+    let (td, account) = split_spiffe_id(id)?;
+    let facts = account.and_then(|(ns, sa)| settings.workloads.get(&format!("{td}/{ns}/{sa}")));
     let (ns, sa) = account.unwrap_or(("", ""));
-    let attributes = Attributes::from([
-        ("trust_domain".to_owned(), string(td)),
-        ("cluster".to_owned(), string(td)),
-        ("namespace".to_owned(), string(ns)),
-        ("service_account".to_owned(), string(sa)),
-        ("env".to_owned(), env(facts.and_then(|f| f.env).unwrap_or(settings.defaults.env))?),
-    ]);
-    let none = BTreeMap::new();
-    family.finish(uid(&WORKLOAD, id)?, attributes, facts.map_or(&none, |f| &f.tags), parents)
+    let attributes = vec![
+        ("trust_domain", Value::from(td)),
+        ("cluster", Value::from(td)),
+        ("namespace", Value::from(ns)),
+        ("service_account", Value::from(sa)),
+        ("env", env(facts.and_then(|f| f.env).unwrap_or(settings.defaults.env))?),
+    ];
+    let own = entity(&subject.uid, &subject.ancestors, attributes, facts.map(|f| &f.tags));
+    Some(subject.ancestor_entities().chain([own]).collect())
 }
 
-/// The service's entities, or the route's with the service above it.
-pub(crate) fn service(settings: &Settings, id: &str, route: Option<(&str, &str)>) -> Option<Subject> {
+/// The service and its ancestors, or the route with the service above it.
+pub(crate) fn service(settings: &Settings, id: &str, route: Option<&str>) -> Option<Subject> {
     let (td, ns, _) = split_id(id)?;
-    let facts = settings.services.get(id);
-    let class = facts.and_then(|f| f.data_class).unwrap_or(settings.defaults.data_class);
-    let mut family = Family::default();
-    let mut parents = family.teams(facts.into_iter().flat_map(|f| &f.teams))?;
-    parents.push(family.namespace(td, ns)?);
-    let attributes = Attributes::from([
-        ("namespace".to_owned(), string(ns)),
-        ("env".to_owned(), env(facts.and_then(|f| f.env).unwrap_or(settings.defaults.env))?),
-        ("data_class".to_owned(), data_class(class)?),
-    ]);
-    let none = BTreeMap::new();
-    let service = family.finish(uid(&SERVICE, id)?, attributes, facts.map_or(&none, |f| &f.tags), parents)?;
-    let Some((route, template)) = route else { return Some(service) };
-    let mut ancestors = service.ancestors;
-    ancestors.insert(service.uid.clone());
-    let attributes =
-        Attributes::from([("data_class".to_owned(), data_class(class)?), ("template".to_owned(), string(template))]);
-    Family { ancestors, entities: service.entities }.finish(uid(&ROUTE, route)?, attributes, &none, vec![service.uid])
+    let mut subject = Subject::alone(uid(&SERVICE, id)?);
+    subject.push_namespace(td, ns)?;
+    subject.push_teams(settings.services.get(id).into_iter().flat_map(|facts| &facts.teams))?;
+    if let Some(route) = route {
+        let service = std::mem::replace(&mut subject.uid, uid(&ROUTE, route)?);
+        subject.ancestors.push(service);
+    }
+    Some(subject)
 }
 
-/// An external service's entities; `None` when `signet.yaml` does not declare it.
+/// The entities of [`service`]'s answer; `template` is the route's where it is about one.
+pub(crate) fn service_entities(
+    settings: &Settings,
+    id: &str,
+    template: Option<&str>,
+    subject: &Subject,
+) -> Option<Vec<Entity>> {
+    let (_, ns, _) = split_id(id)?;
+    let facts = settings.services.get(id);
+    let class = data_class(facts.and_then(|f| f.data_class).unwrap_or(settings.defaults.data_class))?;
+    let attributes = vec![
+        ("namespace", Value::from(ns)),
+        ("env", env(facts.and_then(|f| f.env).unwrap_or(settings.defaults.env))?),
+        ("data_class", class.clone()),
+    ];
+    let tags = facts.map(|f| &f.tags);
+    let Some(template) = template else {
+        let own = entity(&subject.uid, &subject.ancestors, attributes, tags);
+        return Some(subject.ancestor_entities().chain([own]).collect());
+    };
+    let (service, above) = subject.ancestors.split_last()?;
+    let whole = Subject { uid: service.clone(), ancestors: above.to_vec(), lineage: subject.lineage };
+    let route = vec![("data_class", class), ("template", Value::from(template))];
+    let own = [entity(service, above, attributes, tags), entity(&subject.uid, &subject.ancestors, route, None)];
+    Some(whole.ancestor_entities().chain(own).collect())
+}
+
+/// An external service and its teams; `None` when `signet.yaml` does not declare it.
 pub(crate) fn external(settings: &Settings, id: &str) -> Option<Subject> {
+    let mut subject = Subject::alone(uid(&EXTERNAL_SERVICE, id)?);
+    subject.push_teams(&settings.external_services.get(id)?.teams)?;
+    Some(subject)
+}
+
+/// The entities of [`external`]'s answer.
+pub(crate) fn external_entities(settings: &Settings, id: &str, subject: &Subject) -> Option<Vec<Entity>> {
     let facts = settings.external_services.get(id)?;
-    let mut family = Family::default();
-    let parents = family.teams(&facts.teams)?;
-    let attributes = Attributes::from([
-        ("host".to_owned(), string(&facts.host)),
-        ("data_class".to_owned(), data_class(facts.data_class.unwrap_or(settings.defaults.data_class))?),
-    ]);
-    family.finish(uid(&EXTERNAL_SERVICE, id)?, attributes, &BTreeMap::new(), parents)
+    let attributes = vec![
+        ("host", Value::from(facts.host.as_str())),
+        ("data_class", data_class(facts.data_class.unwrap_or(settings.defaults.data_class))?),
+    ];
+    let own = entity(&subject.uid, &subject.ancestors, attributes, None);
+    Some(subject.ancestor_entities().chain([own]).collect())
 }
 
 #[cfg(test)]
@@ -206,7 +252,8 @@ mod tests {
     fn settings() -> Settings {
         Settings::parse(
             "version: 1\nteams: {core: {workloads: [a.b/bank/web, 'spiffe://a.b/signet/gateway']}}\n\
-             services: {a.b/bank/ledger: {teams: [core], data_class: restricted, routes: ['GET /a']}}\n",
+             services: {a.b/bank/ledger: {teams: [core], data_class: restricted, routes: ['GET /a']}}\n\
+             external_services: {rates: {host: rates.example, teams: [core]}}\n",
             &BTreeMap::new(),
         )
         .unwrap()
@@ -246,7 +293,7 @@ mod tests {
     #[test]
     fn workload_descends_from_its_account_namespace_cluster_domain_and_teams() {
         let s = settings();
-        let web = principal(&s, &Teams::new(&s), Principal::Workload("spiffe://a.b/ns/bank/sa/web")).unwrap();
+        let web = principal(&Teams::new(&s), Principal::Workload("spiffe://a.b/ns/bank/sa/web")).unwrap();
         let want = [
             r#"Mesh::Cluster::"a.b""#,
             r#"Mesh::Namespace::"a.b/bank""#,
@@ -260,7 +307,7 @@ mod tests {
     #[test]
     fn other_shapes_have_no_namespace_above_them() {
         let s = settings();
-        let of = |id| names(&principal(&s, &Teams::new(&s), Principal::Workload(id)).unwrap());
+        let of = |id| names(&principal(&Teams::new(&s), Principal::Workload(id)).unwrap());
         for id in [
             "spiffe://a.b",
             "spiffe://a.b/ns/bank/proxy/web",
@@ -285,7 +332,7 @@ mod tests {
             "spiffe://a.b/../x",
             "http://a.b/x",
         ] {
-            assert!(principal(&s, &Teams::new(&s), Principal::Workload(id)).is_none(), "{id}");
+            assert!(principal(&Teams::new(&s), Principal::Workload(id)).is_none(), "{id}");
         }
         for id in ["", "ledger", "a.b/bank", "a.b/bank/ledger/x", "a.b//ledger", "a.b/../ledger"] {
             assert!(service(&s, id, None).is_none(), "{id}");
@@ -297,16 +344,39 @@ mod tests {
     fn entities_conform_to_the_schema() {
         let s = settings();
         let schema = crate::schema::schema().unwrap();
-        let subjects = [
-            principal(&s, &Teams::new(&s), Principal::Workload("spiffe://a.b/ns/bank/sa/web")),
-            principal(&s, &Teams::new(&s), Principal::Workload("spiffe://a.b/signet/gateway")),
-            principal(&s, &Teams::new(&s), Principal::Unauthenticated),
-            service(&s, "a.b/bank/ledger", Some(("a.b/bank/ledger#GET /a", "GET /a"))),
-            service(&s, "a.b/bank/other", None),
+        let caller = |who: Principal<'_>| {
+            let subject = principal(&Teams::new(&s), who).unwrap();
+            principal_entities(&s, who, &subject).unwrap()
+        };
+        let called = |id: &str, route: Option<(&str, &str)>| {
+            let subject = service(&s, id, route.map(|(id, _)| id)).unwrap();
+            service_entities(&s, id, route.map(|(_, template)| template), &subject).unwrap()
+        };
+        let worlds = [
+            caller(Principal::Workload("spiffe://a.b/ns/bank/sa/web")),
+            caller(Principal::Workload("spiffe://a.b/signet/gateway")),
+            caller(Principal::Unauthenticated),
+            called("a.b/bank/ledger", Some(("a.b/bank/ledger#GET /a", "GET /a"))),
+            called("a.b/bank/other", None),
+            external_entities(&s, "rates", &external(&s, "rates").unwrap()).unwrap(),
         ];
-        for subject in subjects {
-            let entities = subject.unwrap().entities.into_values();
+        for world in worlds {
+            let entities = world.into_iter().map(cedar_policy::Entity::from);
             cedar_policy::Entities::from_entities(entities, Some(schema)).unwrap();
         }
+    }
+
+    #[test]
+    fn every_ancestor_of_an_ancestor_is_one() {
+        let s = settings();
+        let subject = service(&s, "a.b/bank/ledger", Some("a.b/bank/ledger#GET /a")).unwrap();
+        let all = service_entities(&s, "a.b/bank/ledger", Some("GET /a"), &subject).unwrap();
+        cedar_policy_core::entities::Entities::from_entities(
+            all,
+            None::<&cedar_policy_core::entities::NoEntitiesSchema>,
+            cedar_policy_core::entities::TCComputation::EnforceAlreadyComputed,
+            cedar_policy_core::extensions::Extensions::none(),
+        )
+        .unwrap();
     }
 }

@@ -17,6 +17,7 @@ use crate::index::{Scope, Scopes};
 use crate::problem::Place;
 use crate::reads::Reads;
 use crate::request::{Decision, Reason, Request};
+use crate::route::Route;
 
 /// How many policies an explanation offers as nearest.
 const NEAREST: usize = 3;
@@ -104,7 +105,7 @@ impl Bundle {
         explanation.action = slice.action.uid.to_string();
         explanation.resource = slice.resource.uid.to_string();
         if explanation.decision.reason == Reason::NoPermit {
-            explanation.nearest = self.nearest(request, &slice);
+            explanation.nearest = self.nearest(request, route, &slice);
             if explanation.nearest.is_empty() {
                 explanation.notes.push("the bundle has no enforced permit at all".to_owned());
             }
@@ -112,10 +113,14 @@ impl Bundle {
         explanation
     }
 
-    fn nearest(&self, request: &Request<'_>, slice: &Candidates) -> Vec<Nearest> {
-        let Some(query) = slice.cedar_request(request, Reads::ALL) else { return Vec::new() };
+    fn nearest(&self, request: &Request<'_>, route: Option<&Route>, slice: &Candidates) -> Vec<Nearest> {
+        let query = slice.cedar_request(request, Reads::ALL);
+        let entities = self.entities(request, route, &slice.principal, &slice.action, &slice.resource);
+        let Some((query, entities)) = query.zip(entities) else { return Vec::new() };
+        let entities = Entities::from(entities);
         let query = cedar_policy::Request::from(query);
-        let permits = self.policies.iter().enumerate().filter(|(_, p)| !p.is_forbid() && !p.shadow);
+        let policies = self.policies.iter().map(|policy| &**policy).enumerate();
+        let permits = policies.filter(|(_, policy)| !policy.is_forbid() && !policy.shadow);
         let mut candidates: Vec<(usize, &CompiledPolicy, Vec<Clause>, u32)> = permits
             .filter_map(|(position, policy)| {
                 let (failed, weight) = failed_scopes(policy, self.index.scopes(position)?, slice);
@@ -125,7 +130,7 @@ impl Bundle {
         candidates.sort_by_key(|(position, _, failed, weight)| (failed.len(), *weight, *position));
         candidates.truncate(EVALUATED);
         for (_, policy, failed, _) in &mut candidates {
-            failed.extend(failed_conditions(policy, &query, &slice.entities));
+            failed.extend(failed_conditions(policy, &query, &entities));
         }
         candidates.sort_by_key(|(position, _, failed, weight)| (failed.len(), *weight, *position));
         candidates
@@ -207,13 +212,17 @@ fn conjuncts<'p>(policy: &CompiledPolicy, expr: &'p Expr, wanted: bool, out: &mu
         _ => {
             let snippet = snippet(expr);
             let text = if wanted { snippet } else { format!("unless {snippet}") };
-            let line = expr.source_loc().map_or(policy.line, |loc| {
-                let within = loc.start().saturating_sub(policy.offset);
-                policy.line + Place::offset("", &policy.text, within).line - 1
-            });
-            out.push(Conjunct { expr, wanted, text, line });
+            out.push(Conjunct { expr, wanted, text, line: line_of(policy, expr) });
         }
     }
+}
+
+/// The line of the policy's file on which `expr`, a part of it, begins.
+pub(crate) fn line_of(policy: &CompiledPolicy, expr: &Expr) -> u32 {
+    expr.source_loc().map_or(policy.line, |loc| {
+        let within = loc.start().saturating_sub(policy.offset);
+        policy.line + Place::offset("", &policy.text, within).line - 1
+    })
 }
 
 fn failed_conditions(policy: &CompiledPolicy, query: &cedar_policy::Request, entities: &Entities) -> Vec<Clause> {
@@ -279,7 +288,7 @@ fn children(expr: &Expr) -> Vec<&Expr> {
 }
 
 /// The source of an expression on one line, or its normal form where the parser kept no place.
-fn snippet(expr: &Expr) -> String {
+pub(crate) fn snippet(expr: &Expr) -> String {
     let source = expr.source_loc().and_then(|loc| loc.snippet()).filter(|text| !text.trim().is_empty());
     match source {
         Some(text) => text.split_whitespace().collect::<Vec<_>>().join(" "),

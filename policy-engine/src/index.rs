@@ -5,7 +5,7 @@
 //! of it, and likewise for the resource, and then tests each candidate's whole scope. INVARIANT: exactly the policies
 //! whose scope holds come out, so Cedar's answer over them is its answer over all.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use cedar_policy::{ActionConstraint, EntityTypeName, EntityUid, Policy, PrincipalConstraint, ResourceConstraint};
 
@@ -114,7 +114,7 @@ use tests::seen;
 #[derive(Clone, Debug)]
 pub(crate) struct ActionNode {
     pub(crate) uid: EntityUid,
-    pub(crate) ancestors: HashSet<EntityUid>,
+    pub(crate) ancestors: Vec<EntityUid>,
 }
 
 type Bucket = HashMap<Option<EntityUid>, Vec<u32>>;

@@ -5,7 +5,7 @@
 
 use std::ops::BitOr;
 
-use cedar_policy_core::ast::{Expr, ExprKind, Var};
+use cedar_policy_core::ast::{Expr, ExprKind, Literal, Var};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Reads(u16);
@@ -76,6 +76,16 @@ impl BitOr for Reads {
     }
 }
 
+/// Whether evaluating the expression can look at an entity.
+pub(crate) fn reads_entities(expr: &Expr) -> bool {
+    expr.subexpressions().any(|part| match part.expr_kind() {
+        ExprKind::Var(var) => *var != Var::Context,
+        ExprKind::Lit(literal) => matches!(literal, Literal::EntityUID(_)),
+        ExprKind::Slot(_) | ExprKind::Unknown(_) => true,
+        _ => false,
+    })
+}
+
 /// `["net"]` for `context.net`, empty for `context`, nothing for what does not hang on the context.
 pub fn context_path(expr: &Expr) -> Option<Vec<&str>> {
     match expr.expr_kind() {
@@ -142,6 +152,25 @@ mod tests {
         for (text, want) in table {
             let expr: Expression = text.parse().unwrap();
             assert_eq!(Reads::of(expr.as_ref()), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_use_of_an_entity_is_found_wherever_it_stands() {
+        let table = [
+            ("context.path like \"/a*\" && context.net.dst_port == 443", false),
+            ("principal.env == resource.env", true),
+            (
+                "context.net.dst_port == 1 || (if context has jwt then action in Mesh::Action::\"read\" else false)",
+                true,
+            ),
+            ("[resource].contains(resource)", true),
+            ("{a: principal}.a has env", true),
+            ("Mesh::Namespace::\"a\" in Mesh::Cluster::\"b\"", true),
+        ];
+        for (text, want) in table {
+            let expr: Expression = text.parse().unwrap();
+            assert_eq!(reads_entities(expr.as_ref()), want, "{text}");
         }
     }
 }

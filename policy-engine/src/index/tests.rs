@@ -72,25 +72,32 @@ fn texts() -> Vec<String> {
     texts
 }
 
+/// What Cedar has to know of a request's entities to test scopes.
+fn world(principal: &Subject, action: &ActionNode, resource: &Subject) -> Vec<cedar_policy::Entity> {
+    let nodes = [
+        (&principal.uid, &principal.ancestors),
+        (&resource.uid, &resource.ancestors),
+        (&action.uid, &action.ancestors),
+    ];
+    let node = |(uid, above): (&EntityUid, &Vec<EntityUid>)| {
+        cedar_policy::Entity::new_no_attrs(uid.clone(), above.iter().cloned().collect())
+    };
+    nodes.map(node).into()
+}
+
 /// Whether, for every request of this small world, the index finds the policies that Cedar finds by looking at all.
 fn agrees(bundle: &Bundle, index: &Index, set: &PolicySet) -> bool {
     let resources = [
         entities::service(&bundle.settings, "a.b/n/s", None),
         entities::service(&bundle.settings, "a.b/n/r", None),
-        entities::service(&bundle.settings, "a.b/n/r", Some(("a.b/n/r#GET /p", "GET /p"))),
+        entities::service(&bundle.settings, "a.b/n/r", Some("a.b/n/r#GET /p")),
         entities::service(&bundle.settings, "c.d/m/s", None),
     ];
     let principals = PRINCIPALS.map(Principal::Workload).into_iter().chain([Principal::Unauthenticated]);
-    for principal in principals.map(|p| entities::principal(&bundle.settings, &bundle.teams, p).unwrap()) {
+    for principal in principals.map(|p| entities::principal(&bundle.teams, p).unwrap()) {
         for resource in resources.iter().flatten() {
             for (action, _) in bundle.actions.iter().zip(ACTIONS) {
-                let mut all = principal.entities.clone();
-                all.extend(resource.entities.clone());
-                let groups = action.ancestors.iter().cloned();
-                all.extend(groups.map(|uid| (uid.clone(), cedar_policy::Entity::with_uid(uid))));
-                let node = cedar_policy::Entity::new_no_attrs(action.uid.clone(), action.ancestors.clone());
-                all.insert(action.uid.clone(), node);
-                let world = Entities::from_entities(all.into_values(), None).unwrap();
+                let world = Entities::from_entities(world(&principal, action, resource), None).unwrap();
                 let (who, what) = (principal.uid.clone(), resource.uid.clone());
                 let request = Request::new(who, action.uid.clone(), what, Context::empty(), None).unwrap();
                 let response = Authorizer::new().is_authorized(&request, set, &world);
