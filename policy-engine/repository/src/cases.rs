@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use serde_saphyr::Spanned;
-use signet_policy::{Bundle, BundleSource, Claims, Effect, Place, Problem, Question};
+use signet_policy::{Bundle, BundleSource, Claims, Effect, Place, Problem, Question, Request};
 
 /// Wednesday, 7 January 2026, noon UTC: when a case happens that gives no time.
 const NOON: &str = "2026-01-07T12:00:00Z";
@@ -146,8 +146,12 @@ fn understand(path: &str, raw: RawCase) -> Result<Case, Problem> {
 }
 
 impl Case {
+    pub(crate) fn request(&self) -> Request<'_> {
+        self.question.request()
+    }
+
     pub(crate) fn run(&self, bundle: &Bundle) -> TestResult {
-        let decision = bundle.decide(&self.question.request());
+        let decision = bundle.decide(&self.request());
         let by = match decision.policies.as_slice() {
             [] => decision.reason.to_string(),
             ids => format!("{} by `{}`", decision.reason, ids.join("`, `")),

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use serde::Serialize;
-use signet_policy::{Bundle, BundleSource, Place, PolicyInfo, Problem, Severity};
+use signet_policy::{Bundle, BundleSource, Coverage, Place, PolicyCoverage, PolicyInfo, Problem, Severity};
 
 use crate::cases::{self, TestResult};
 use crate::lint::lint;
@@ -62,6 +62,17 @@ pub fn check(source: &BundleSource) -> Report {
     problems.sort_by_key(rank);
     report.problems = problems;
     report
+}
+
+/// What the test cases of `bundle`'s source reach of its enforced policies, clause by clause. Nothing when the source does
+/// not compile.
+pub fn coverage(source: &BundleSource) -> Vec<PolicyCoverage> {
+    let Ok(bundle) = Bundle::compile(source) else { return Vec::new() };
+    let mut coverage = Coverage::new(&bundle);
+    for case in cases::read(source).0 {
+        coverage.add(&case.request());
+    }
+    coverage.finish()
 }
 
 fn untested(bundle: &Bundle, tests: &[TestResult]) -> Vec<Untested> {

@@ -26,7 +26,7 @@ mod tree;
 
 pub use announced::Announced;
 pub use cases::TestResult;
-pub use check::{Report, Untested, check};
+pub use check::{Report, Untested, check, coverage};
 pub use directory::{DirectoryError, read_dir};
 pub use layout::Bounds;
 pub use refusal::{Refusal, RepositoryError};
