@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo build test soak lint fmt bench bench-build bench-policy fuzz policy-differential web web-test setup-build setup-run setup-test setup-bench clean bench-audit faults
+.PHONY: help demo build test soak lint fmt bench bench-build bench-policy bench-report fuzz policy-differential web web-test setup-build setup-run setup-test setup-bench clean bench-audit faults
 
 # Which arguments the demo gets: make demo ARGS="--rate 50 --seconds 60"
 ARGS ?=
@@ -64,6 +64,10 @@ fuzz: setup-build ## Feed the readers of untrusted bytes for a minute each (ARGS
 
 bench-policy: setup-build ## Measure the policy engine beside Cedar's own authorizer in one run.
 	cargo run --release --locked -p signet-policy --example bench
+
+bench-report: setup-build ## Measure the policy report of a change of 10 policies among 1,000; fails past 60 s.
+	@scripts/setup.sh run
+	cargo run --release --locked -p signet-policy-analysis --example report
 
 CASES ?= 1000000
 policy-differential: setup-build ## Compare the policy engine with Cedar's own authorizer on CASES random decisions.

@@ -193,23 +193,31 @@ pub(crate) fn in_parallel<I: Sync, R: Send>(
     work: &(impl Fn(&mut Prover, &I) -> R + Sync),
     none: &(impl Fn(&I, &Undecided) -> R + Sync),
 ) -> Vec<R> {
+    /// The symbolic compiler and its encoder go down once for each policy of a question. Only what is used takes memory.
+    const STACK_BYTES: usize = 256 << 20;
     let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::with_capacity(items.len())));
-    std::thread::scope(|scope| {
-        for _ in 0..settings.workers.clamp(1, items.len().max(1)) {
-            scope.spawn(|| {
-                let mut prover = Prover::new(settings);
-                loop {
-                    let position = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(item) = items.get(position) else { break };
-                    let result = match &mut prover {
-                        Ok(prover) => work(prover, item),
-                        Err(why) => none(item, why),
-                    };
-                    done.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((position, result));
-                }
-            });
+    let worker = || {
+        let mut prover = Prover::new(settings);
+        loop {
+            let position = next.fetch_add(1, Ordering::Relaxed);
+            let Some(item) = items.get(position) else { break };
+            let result = match &mut prover {
+                Ok(prover) => work(prover, item),
+                Err(why) => none(item, why),
+            };
+            done.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((position, result));
         }
+    };
+    // Where one thread starts, it does the work of those that do not.
+    let none_started = std::thread::scope(|scope| {
+        let start = |_| std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, worker);
+        let started: Vec<_> = (0..settings.workers.clamp(1, items.len().max(1))).map(start).collect();
+        if started.iter().any(Result::is_ok) { None } else { started.into_iter().find_map(Result::err) }
     });
+    if let Some(error) = none_started {
+        let why = Undecided::Failed(format!("cannot start a thread: {error}"));
+        return items.iter().map(|item| none(item, &why)).collect();
+    }
     let mut done = done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     done.sort_by_key(|(position, _)| *position);
     done.into_iter().map(|(_, result)| result).collect()

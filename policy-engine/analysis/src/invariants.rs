@@ -6,14 +6,13 @@
 //! enforced, under the invariant.
 
 use cedar_policy::Effect;
-use cedar_policy_core::ast::Expr;
 use serde::{Serialize, Serializer};
 use signet_policy::{Bundle, BundleSource, PolicyInfo, Reason};
 
 use crate::diff::{Answer, Asking, Declared, RequestType, Side, in_parallel, known_names};
 use crate::example::Example;
 use crate::solver::{Prover, SolverSettings, Undecided};
-use crate::symbolic::Compiled;
+use crate::symbolic::overlapping;
 
 const FOLDER: &str = "invariants/";
 /// Permits every call, so that beside it only the invariants deny.
@@ -171,12 +170,12 @@ fn prove(prover: &mut Prover, asking: &Asking<'_>, invariant: &PolicyInfo<'_>, j
             Ok(policies) => policies,
             Err(why) => return Held::NotDecided(why),
         };
-        if forbids.is_empty() || policies.iter().all(|policy| policy.effect == Effect::Forbid) {
+        let (permits, own): (Vec<_>, Vec<_>) = policies.into_iter().partition(|p| p.effect == Effect::Permit);
+        let permits = overlapping(permits, &forbids);
+        if permits.is_empty() {
             continue;
         }
-        let mut right = vec![Compiled { effect: Effect::Permit, condition: Expr::val(true) }];
-        right.extend(forbids);
-        match asking.ask(prover, &region, policies, &right, &holds) {
+        match asking.permitted_though(prover, &region, permits, own, forbids, &holds) {
             Ok(None) => {}
             Ok(Some(request)) => {
                 let head = asking.head.bundle.decide(&request.request()).into();

@@ -8,6 +8,7 @@
 //! entities that the engine builds. What cannot be rewritten so is an [`Unsupported`], and the request type stays
 //! undecided.
 
+mod disjoint;
 mod fold;
 mod subject;
 mod translate;
@@ -18,6 +19,7 @@ use std::sync::LazyLock;
 use cedar_policy::{EntityUid, RequestEnv, Schema};
 use thiserror::Error;
 
+pub(crate) use disjoint::overlapping;
 pub(crate) use fold::reads;
 pub(crate) use subject::{Caller, Facts, Target};
 pub(crate) use translate::{Compiled, Translator};

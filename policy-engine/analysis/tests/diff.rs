@@ -360,3 +360,19 @@ fn without_a_solver_nothing_is_decided() {
     let wrong = SolverSettings { program: "/bin/true".into(), ..settings() };
     assert!(!diff(&bundle("", ""), &bundle("", ""), &wrong).is_decided());
 }
+
+#[test]
+fn hundreds_of_policies_that_may_all_matter_are_compared() {
+    let port = |n: usize, most: usize| {
+        let when = format!("when {{ context.net.dst_port >= {n} && context.net.dst_port <= {most} }}");
+        permit(&format!("p{n}"), WEB, "action == Mesh::Action::\"tcp:connect\"", LEDGER, &when)
+    };
+    let base: String = (1..=500).map(|n| port(n * 3, n * 3)).collect();
+    let head = base.replace(&port(750, 750), &port(750, 751));
+    assert_ne!(base, head);
+    let (base, head) = (bundle("", &base), bundle("", &head));
+    let found = diff(&base, &head, &settings());
+    assert_eq!(changes(&found), ["Workload tcp:connect Service newly_permitted"]);
+    let row = found.request_types.iter().find(|t| t.result == Change::NewlyPermitted).unwrap();
+    assert_eq!(row.newly_permitted.as_ref().unwrap().request.dst_port, 751);
+}

@@ -10,7 +10,7 @@ use super::Finding;
 use super::regions::{Declared, Region, RequestType};
 use crate::example::{Example, Wanted, example};
 use crate::solver::{Prover, Undecided};
-use crate::symbolic::{Compiled, Facts, Paths, Question, RouteRule, Target, Translator, reads, world};
+use crate::symbolic::{Compiled, Facts, Paths, Question, RouteRule, Target, Translator, overlapping, reads, world};
 use crate::template::{Template, for_action};
 
 /// One side of a comparison.
@@ -122,26 +122,76 @@ impl Asking<'_> {
         right: &[Compiled],
         newly_permitted: bool,
     ) -> Result<Option<Finding>, Undecided> {
-        let (left_forbids, right_forbids) = (of(left, Effect::Forbid), of(right, Effect::Forbid));
-        let mut permits = of(left, Effect::Permit);
-        let mut others = right.to_vec();
-        if without(&right_forbids, &left_forbids).is_empty() {
-            // What left permits under all of right's forbids is denied by right for want of a permit alone, so that
-            // neither the permits of both nor right's forbids can make a difference.
-            permits = without(&permits, right);
-            others = of(right, Effect::Permit);
-        }
-        if permits.is_empty() {
-            return Ok(None);
-        }
-        permits.extend(left_forbids);
         let holds = |e: &Example| {
             let request = e.request();
             let (base, head) = (self.base.bundle.decide(&request), self.head.bundle.decide(&request));
             base.is_allowed() != head.is_allowed() && head.is_allowed() == newly_permitted
         };
-        let found = self.ask(prover, region, permits, &others, &holds)?;
-        Ok(found.map(|example| Finding::new(example, self.base.bundle, self.head.bundle)))
+        let found = match self.want_of_permit(prover, region, left, right, &holds) {
+            Ok(None) => self.further_forbid(prover, region, left, right, &holds),
+            Ok(found) => Ok(found),
+            // Found is found, whatever else is not decided.
+            Err(why) => match self.further_forbid(prover, region, left, right, &holds) {
+                Ok(Some(found)) => Ok(Some(found)),
+                _ => Err(why),
+            },
+        };
+        Ok(found?.map(|example| Finding::new(example, self.base.bundle, self.head.bundle)))
+    }
+
+    /// Looks for a request that `left` permits and no permit of `right` does. What both sides permit is none, so that only
+    /// `left`'s own permits count, and of all others those that can hold together with one of them.
+    fn want_of_permit(
+        &self,
+        prover: &mut Prover,
+        region: &Region,
+        left: &[Compiled],
+        right: &[Compiled],
+        holds: &dyn Fn(&Example) -> bool,
+    ) -> Result<Option<Example>, Undecided> {
+        let mut own = without(&of(left, Effect::Permit), right);
+        if own.is_empty() {
+            return Ok(None);
+        }
+        let others = overlapping(of(right, Effect::Permit), &own);
+        let forbids = overlapping(of(left, Effect::Forbid), &own);
+        own.extend(forbids);
+        self.ask(prover, region, own, &others, holds)
+    }
+
+    /// Looks for a request that `left` permits and a forbid of `right` denies. A forbid of both denies on the left as well,
+    /// so that only `right`'s own forbids count, and of all others those that can hold together with one of them.
+    fn further_forbid(
+        &self,
+        prover: &mut Prover,
+        region: &Region,
+        left: &[Compiled],
+        right: &[Compiled],
+        holds: &dyn Fn(&Example) -> bool,
+    ) -> Result<Option<Example>, Undecided> {
+        let own = without(&of(right, Effect::Forbid), left);
+        let permits = overlapping(of(left, Effect::Permit), &own);
+        if permits.is_empty() {
+            return Ok(None);
+        }
+        self.permitted_though(prover, region, permits, of(left, Effect::Forbid), own, holds)
+    }
+
+    /// A request that `permits` and `forbids` allow together, and that one of `against` forbids.
+    pub(crate) fn permitted_though(
+        &self,
+        prover: &mut Prover,
+        region: &Region,
+        permits: Vec<Compiled>,
+        forbids: Vec<Compiled>,
+        against: Vec<Compiled>,
+        holds: &dyn Fn(&Example) -> bool,
+    ) -> Result<Option<Example>, Undecided> {
+        let mut left = overlapping(permits, &against);
+        left.extend(overlapping(forbids, &against));
+        let mut right = vec![Compiled { effect: Effect::Permit, condition: Expr::val(true) }];
+        right.extend(against);
+        self.ask(prover, region, left, &right, holds)
     }
 
     /// A request of the region that `left` allows and `right` does not, for which `holds` is true in the engine's eyes.
