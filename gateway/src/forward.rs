@@ -11,7 +11,8 @@ use signet_mtls::{IdentitySource, Usage};
 use signet_observe::trace;
 use signet_policy::Action;
 use signet_proxy::decide::{Call, Enforcer, Peer, Serves, Verdict, reason};
-use signet_proxy::metrics::Metrics;
+use signet_proxy::flow::{self, Decided};
+use signet_proxy::metrics::{Direction, Metrics};
 use signet_proxy::refusal::Refusals;
 use signet_proxy::snapshot::{Exported, Snapshot};
 use tokio_util::sync::CancellationToken;
@@ -156,6 +157,8 @@ async fn connect(
             trace_id: Some(trace_id),
             received,
         };
+        let unknown = Call { service: flow::UNKNOWN, ..call };
+        shared.metrics.flows.get(unknown.flow_key(Direction::Forward, None)).connected(Decided::Deny);
         let verdict = shared.enforcer.deny(&call, NOT_EXPORTED).await;
         shared.own.count(Outcome::NotExported);
         return denied(&verdict);
@@ -163,6 +166,8 @@ async fn connect(
     tracing::Span::current().record("service", exported.service.as_ref());
     let forward = Forward { caller, exported: Arc::clone(exported), cluster, trace_id, received };
     let verdict = shared.enforcer.decide(&forward.call()).await;
+    let flow = shared.metrics.flows.get(forward.call().flow_key(Direction::Forward, None));
+    flow.connected(verdict.allow.into());
     if !verdict.allow {
         shared.own.count(Outcome::Denied);
         return denied(&verdict);
@@ -172,13 +177,14 @@ async fn connect(
         Err(error) => {
             tracing::warn!(service = %forward.exported.service, %error, "no endpoint of an exported service could be connected");
             shared.own.count(Outcome::Unreachable);
+            flow.failed();
             let mut answer = text(StatusCode::SERVICE_UNAVAILABLE, "no endpoint of the service could be connected");
             answer.headers_mut().insert("x-signet-decision", id(&verdict));
             return answer;
         }
     };
     let upgrade = hyper::upgrade::on(request);
-    let tunnel = tunnel::Tunnel { shared: Arc::clone(shared), forward, verdict, changes, endpoint, in_flight };
+    let tunnel = tunnel::Tunnel { shared: Arc::clone(shared), forward, verdict, changes, endpoint, in_flight, flow };
     shared.tunnels.spawn(tunnel.run(upgrade));
     shared.own.count(Outcome::Opened);
     let mut answer = Response::new(Full::default());

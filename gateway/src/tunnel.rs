@@ -12,6 +12,7 @@ use hyper_util::rt::TokioIo;
 use prometheus_client::metrics::gauge::Gauge;
 use signet_proxy::balance::InFlight;
 use signet_proxy::decide::{Again, Verdict};
+use signet_proxy::flow::Flow;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -33,12 +34,13 @@ pub(crate) struct Tunnel {
     pub(crate) changes: watch::Receiver<u64>,
     pub(crate) endpoint: TcpStream,
     pub(crate) in_flight: InFlight,
+    pub(crate) flow: Arc<Flow>,
 }
 
 impl Tunnel {
     /// Passes bytes until either side ends, the decision falls, nothing moves any more, or the gateway ends.
     pub(crate) async fn run(self, upgrade: OnUpgrade) {
-        let Self { shared, forward, verdict, changes, mut endpoint, in_flight: _in_flight } = self;
+        let Self { shared, forward, verdict, changes, mut endpoint, in_flight: _in_flight, flow } = self;
         let _open = Open::new(&shared.own.open);
         let moved = AtomicU64::new(0);
         let transfer = async {
@@ -46,7 +48,7 @@ impl Tunnel {
                 tracing::debug!("a tunnel was not taken up");
                 return;
             };
-            let mut client = Counted { inner: TokioIo::new(upgraded), moved: &moved, shared: &shared };
+            let mut client = Counted { inner: TokioIo::new(upgraded), moved: &moved, shared: &shared, flow: &flow };
             let opening = match tokio::time::timeout(OPENING, hello::read(&mut client)).await {
                 Ok(Ok(bytes)) => bytes,
                 Ok(Err(error)) => return not_mesh(&shared, &forward, error.cause()),
@@ -138,6 +140,7 @@ struct Counted<'a, S> {
     inner: S,
     moved: &'a AtomicU64,
     shared: &'a Shared,
+    flow: &'a Flow,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Counted<'_, S> {
@@ -148,6 +151,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counted<'_, S> {
         if read > 0 {
             self.moved.fetch_add(read, Ordering::Relaxed);
             self.shared.own.received.inc_by(read);
+            self.flow.received(read);
         }
         polled
     }
@@ -159,6 +163,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<'_, S> {
         if let Poll::Ready(Ok(written)) = polled {
             self.moved.fetch_add(written as u64, Ordering::Relaxed);
             self.shared.own.sent.inc_by(written as u64);
+            self.flow.sent(written as u64);
         }
         polled
     }

@@ -8,12 +8,12 @@ use cedar_policy::{EntityUid, PolicyId};
 
 use crate::cache::Cache;
 use crate::compile::{CompiledPolicy, compile};
-use crate::decide::Candidates;
+use crate::decide::{Candidates, Target};
 use crate::end_users::{Issuer, KEYS};
 use crate::entities::{self, ACTION, Teams};
 use crate::index::{ActionNode, Index};
 use crate::problem::Problem;
-use crate::request::ACTIONS;
+use crate::request::{ACTIONS, Action};
 use crate::route::RouteTable;
 use crate::schema::schema;
 use crate::settings::Settings;
@@ -135,6 +135,14 @@ impl Bundle {
         };
         let (_, route) = table.http(method, path).or_else(grpc)?;
         Some(RouteMatch { template: &route.template, id: &route.id })
+    }
+
+    /// The declared route that a request to `service` falls on, as `signet.yaml` has it.
+    pub fn template_of(&self, service: &str, action: &Action<'_>) -> Option<&str> {
+        match crate::route::target(self.routes.get(service)?, action) {
+            Target::Route(_, route) => Some(&route.template),
+            Target::Whole | Target::Unknown => None,
+        }
     }
 
     pub(crate) fn policy(&self, id: &str) -> Option<&CompiledPolicy> {

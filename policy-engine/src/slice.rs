@@ -53,24 +53,34 @@ impl Slice {
     /// Decides as [`Bundle::decide`]. A request of another principal or about another service is decided all the same,
     /// only without the slice's help.
     pub fn decide(&self, request: &Request<'_>) -> Arc<Decision> {
+        self.decide_on_route(request).0
+    }
+
+    /// As [`Slice::decide`], with the declared route that the request falls on: its position for [`Slice::template`].
+    pub fn decide_on_route(&self, request: &Request<'_>) -> (Arc<Decision>, Option<usize>) {
         match self.candidates(request) {
-            Some(Ok(candidates)) => candidates.decide(request),
-            Some(Err(reason)) => Arc::new(Decision::deny(reason)),
-            None => Arc::new(self.bundle.decide(request)),
+            Some((Ok(candidates), route)) => (candidates.decide(request), route),
+            Some((Err(reason), route)) => (Arc::new(Decision::deny(reason)), route),
+            None => (Arc::new(self.bundle.decide(request)), None),
         }
+    }
+
+    /// A declared route as `signet.yaml` has it: `GET /accounts/{id}`.
+    pub fn template(&self, position: usize) -> Option<&str> {
+        self.table.as_ref()?.all().nth(position).map(|route| route.template.as_str())
     }
 
     /// Decides with the candidates that are known, but evaluates them anew even where the answer is remembered.
     pub fn decide_anew(&self, request: &Request<'_>) -> Decision {
-        match self.candidates(request) {
+        match self.candidates(request).map(|(known, _)| known) {
             Some(Ok(candidates)) => candidates.evaluate(request),
             Some(Err(reason)) => Decision::deny(reason),
             None => self.bundle.decide_afresh(request),
         }
     }
 
-    /// What is known of requests like this one; `None` when it is not this slice's.
-    fn candidates(&self, request: &Request<'_>) -> Option<Known> {
+    /// What is known of requests like this one, and the position of their route; `None` when it is not this slice's.
+    fn candidates(&self, request: &Request<'_>) -> Option<(Known, Option<usize>)> {
         let mine = match (request.principal, &self.principal) {
             (Principal::Workload(id), Some(own)) => *id == **own,
             (Principal::Unauthenticated, None) => true,
@@ -82,11 +92,12 @@ impl Slice {
         let target = self.table.as_ref().map_or(Target::Whole, |table| route::target(table, &request.action));
         let action = request.action.index();
         match target {
-            Target::Unknown => Some(Err(Reason::UnknownRoute)),
+            Target::Unknown => Some((Err(Reason::UnknownRoute), None)),
             Target::Whole => {
-                Some(self.whole.get(action)?.get_or_init(|| self.bundle.known_candidates(request, None)).clone())
+                let known = self.whole.get(action)?.get_or_init(|| self.bundle.known_candidates(request, None));
+                Some((known.clone(), None))
             }
-            Target::Route(position, route) => Some(self.on_route((action, position), route, request)),
+            Target::Route(position, route) => Some((self.on_route((action, position), route, request), Some(position))),
         }
     }
 

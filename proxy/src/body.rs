@@ -5,6 +5,7 @@
 //! gives its HTTP/1.1 connection up instead.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use crate::balance::InFlight;
+use crate::flow::Flow;
 use crate::open::OpenGuard;
 use crate::upstream::{Lease, grpc_failed};
 
@@ -43,6 +45,36 @@ pub struct Body {
     lease: Option<Lease>,
     in_flight: Option<InFlight>,
     deadline: Option<Pin<Box<Sleep>>>,
+    counted: Option<Counted>,
+}
+
+/// Whose bytes a body's are.
+pub(crate) struct Counted {
+    flow: Arc<Flow>,
+    answer: bool,
+}
+
+impl Counted {
+    /// A request's.
+    pub(crate) fn from_source(flow: Arc<Flow>) -> Self {
+        Self { flow, answer: false }
+    }
+
+    /// An answer's; its trailers may say that the call failed.
+    pub(crate) fn to_source(flow: Arc<Flow>) -> Self {
+        Self { flow, answer: true }
+    }
+
+    fn count(&self, frame: &Frame<Bytes>) {
+        let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+        if !self.answer {
+            return self.flow.received(bytes);
+        }
+        self.flow.sent(bytes);
+        if frame.trailers_ref().is_some_and(grpc_failed) {
+            self.flow.failed();
+        }
+    }
 }
 
 impl Body {
@@ -59,7 +91,7 @@ impl Body {
     }
 
     fn of(kind: Kind) -> Self {
-        Self { kind, open: None, lease: None, in_flight: None, deadline: None }
+        Self { kind, open: None, lease: None, in_flight: None, deadline: None, counted: None }
     }
 
     pub(crate) fn boxed(body: impl HttpBody<Data = Bytes, Error = BodyError> + Send + Sync + 'static) -> Self {
@@ -76,11 +108,18 @@ impl Body {
     }
 
     pub(crate) fn leased(incoming: Incoming, lease: Option<Lease>, in_flight: Option<InFlight>) -> Self {
-        Self { kind: Kind::Incoming(incoming), open: None, lease, in_flight, deadline: None }
+        let mut body = Self::of(Kind::Incoming(incoming));
+        (body.lease, body.in_flight) = (lease, in_flight);
+        body
     }
 
     pub(crate) fn keep_open(&mut self, guard: OpenGuard) {
         self.open = Some(guard);
+    }
+
+    /// Counts what passes from now on. A body of our own is nobody's traffic.
+    pub(crate) fn count(&mut self, counted: Counted) {
+        self.counted = Some(counted).filter(|_| !matches!(self.kind, Kind::Full(_)));
     }
 
     /// The bytes of a body of our own; none of one that comes from a peer.
@@ -151,6 +190,9 @@ impl HttpBody for Body {
                 Poll::Ready(Some(Err(_))) => in_flight.told(false, std::time::Instant::now()),
                 _ => {}
             }
+        }
+        if let (Some(counted), Poll::Ready(Some(Ok(frame)))) = (&this.counted, &polled) {
+            counted.count(frame);
         }
         match &polled {
             Poll::Ready(None) => this.finish(),

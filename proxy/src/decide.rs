@@ -5,6 +5,7 @@
 
 mod call;
 mod clock;
+mod known;
 mod lost;
 mod text;
 
@@ -14,7 +15,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use signet_mtls::{Identity, Refusal, SpiffeId, Usage};
-use signet_policy::{Bundle, Decision, Effect, Reason, Request, Slice};
+use signet_policy::{Bundle, Decision, Effect, Reason, Request};
 use signet_spool::{Appending, ContextRef, Enforcement, Kind, RecordRef, Spool, SpoolError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -23,13 +24,15 @@ use uuid::Uuid;
 
 pub(crate) use call::grpc_parts;
 pub use call::{ActionOwned, Asked, Call, Host, Peer};
+pub use known::Known;
 pub use lost::LostCalls;
 
 use clock::Clock;
 use lost::Before;
 use text::CallText;
 
-use crate::metrics::Metrics;
+use crate::flow::Flow;
+use crate::metrics::{Direction, Metrics};
 use crate::snapshot::Snapshot;
 use crate::token::{EndUser, Presented, Tokens};
 
@@ -275,9 +278,9 @@ impl Enforcer {
         Verdict { expires_at_us: [verdict.expires_at_us, ends].into_iter().flatten().min(), ..verdict }
     }
 
-    /// As [`Enforcer::decide`], with what an earlier decision of the same peer about the same service left in `slice`.
+    /// As [`Enforcer::decide`], with what an earlier decision of the same peer about the same service left in `known`.
     /// `None`: tokens are read for the service, so [`Enforcer::decide_for`] has to decide.
-    pub async fn decide_sliced(&self, call: &Call<'_>, slice: &mut Option<Slice>) -> Option<Verdict> {
+    pub async fn decide_known(&self, call: &Call<'_>, known: &mut Option<Known>) -> Option<Verdict> {
         if cfg!(feature = "bench-unenforced") {
             return Some(Verdict { decision_id: Uuid::nil(), allow: true, expires_at_us: None, token_refused: false });
         }
@@ -287,14 +290,22 @@ impl Enforcer {
         }
         let bundle = &in_force.bundle;
         let now = now_us();
-        let known = match slice {
-            Some(known) if Arc::ptr_eq(known.bundle(), bundle) => known,
-            _ => slice.insert(bundle.slice(call.principal(), call.service)),
+        let known = match known {
+            Some(known) if known.is_of(bundle) => known,
+            _ => known.insert(Known::of(bundle, call)),
         };
         let decision = known.decide(&request(call, now));
         self.note_lost(Some(&in_force), call, &decision, now);
         let reason = decision.reason.as_str();
         Some(self.conclude(call, Some(bundle), &decision, reason, None, now).await)
+    }
+
+    /// The series of calls like this one.
+    #[must_use]
+    pub fn flow(&self, call: &Call<'_>, direction: Direction) -> Arc<Flow> {
+        let in_force = self.in_force.load();
+        let route = in_force.as_ref().and_then(|now| now.bundle.template_of(call.service, &call.action));
+        self.metrics.flows.get(call.flow_key(direction, route))
     }
 
     /// Denies for a reason of the data plane's own, and records.

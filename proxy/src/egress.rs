@@ -23,7 +23,8 @@ use tracing::{debug, warn};
 
 use crate::answer::{self, Fault};
 use crate::decide::{Again, Call, Enforcer, Peer, Serves, Verdict, reason};
-use crate::metrics::Metrics;
+use crate::flow::{Decided, Flow};
+use crate::metrics::{Direction, Metrics};
 use crate::serve::{Signal, Signals, Stop};
 use crate::snapshot::{External, Snapshot};
 use crate::tcp;
@@ -61,6 +62,14 @@ pub(crate) enum Refused {
 }
 
 impl Refused {
+    /// As a flow counts it; a call that failed may have been allowed before.
+    pub(crate) fn decided(&self) -> Decided {
+        match self {
+            Self::Denied(_) => Decided::Deny,
+            Self::Failed(_) => Decided::Elsewhere,
+        }
+    }
+
     pub(crate) fn status(&self) -> u16 {
         match self {
             Self::Denied(_) => 403,
@@ -143,6 +152,11 @@ impl Egress {
         hosts.get(host).or_else(|| hosts.get(host.to_ascii_lowercase().as_str())).map(Arc::clone)
     }
 
+    /// The series of calls like this one.
+    pub(crate) fn flow(&self, asked: &Asked) -> Arc<Flow> {
+        self.metrics.flows.get(asked.call().flow_key(Direction::Outbound, None))
+    }
+
     /// Decides, records and connects. `http`: what will be spoken is HTTP/1.1.
     pub(crate) async fn open(&self, asked: &Asked, http: bool) -> Result<(Box<dyn Outside>, Verdict), Refused> {
         let external = &asked.external;
@@ -198,7 +212,8 @@ impl Egress {
     where
         A: AsyncRead + AsyncWrite + Unpin,
     {
-        match self.until_denied(asked, verdict, tcp::relay(&mut app, &mut outside)).await {
+        let flow = self.flow(asked);
+        match self.until_denied(asked, verdict, tcp::relay(&mut app, &mut outside, &flow)).await {
             Some(Ok((sent, received))) => self.metrics.copied(sent, received),
             Some(Err(error)) => debug!(%error, "a connection to a host outside broke"),
             None => {}

@@ -26,6 +26,7 @@ use limit::Limiter;
 
 use crate::decide::{ActionOwned, Asked, Call, Enforcer, Peer, Serves, Verdict, reason};
 use crate::detect::{self, HttpVersion};
+use crate::flow::Flow;
 use crate::metrics::{Direction, Metrics};
 use crate::outbound::ListenError;
 use crate::refusal::Refusals;
@@ -250,6 +251,11 @@ impl Inbound {
             // INVARIANT: a `Port` has a service; without one nothing could have been asked.
             None => self.enforcer.deny(&asked.call(), reason::UNKNOWN_SERVICE).await,
         }
+    }
+
+    /// The series of calls like this one.
+    fn flow(&self, asked: &Asked) -> Arc<Flow> {
+        self.enforcer.flow(&asked.call(), Direction::Inbound)
     }
 
     /// Whether the listener still serves what an open call was opened for, to a peer that is still trusted.

@@ -14,6 +14,7 @@ pub mod config;
 pub mod decide;
 mod detect;
 pub mod egress;
+pub mod flow;
 mod forward;
 mod headers;
 pub mod inbound;

@@ -1,5 +1,6 @@
 //! The proxy's metrics. Every series on the path of a call is looked up once, here, and never by label again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -10,11 +11,28 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::balance::Limit;
+use crate::flow::Flows;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
     Inbound,
     Outbound,
+    /// Through a gateway.
+    Forward,
+}
+
+impl Direction {
+    pub(crate) const ALL: [Self; 3] = [Self::Inbound, Self::Outbound, Self::Forward];
+
+    /// As labels spell it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+            Self::Forward => "forward",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -75,6 +93,8 @@ pub struct Golden {
 /// All series of a sidecar or gateway.
 #[derive(Debug)]
 pub struct Metrics {
+    /// By source, destination and route.
+    pub flows: Arc<Flows>,
     pub inbound: Golden,
     pub outbound: Golden,
     allowed: Counter,
@@ -113,7 +133,9 @@ pub struct Metrics {
 
 impl Metrics {
     /// Makes and registers all series, under names that begin with `signet_`.
-    pub fn register(registry: &mut Registry) -> std::sync::Arc<Self> {
+    pub fn register(registry: &mut Registry) -> Arc<Self> {
+        let flows = Arc::new(Flows::default());
+        registry.register_collector(Box::new(Arc::clone(&flows)));
         let requests = Family::<RequestLabels, Counter>::default();
         registry.register("signet_proxy_requests", "Calls answered", requests.clone());
         let latency = Family::<DirectionLabels, Histogram>::new_with_constructor(latency_histogram);
@@ -176,6 +198,7 @@ impl Metrics {
         );
         let ejections = |cause: &str| ejected.get_or_create(&CauseLabels { cause: cause.to_owned() }).clone();
         let metrics = Self {
+            flows,
             inbound,
             outbound,
             allowed: decided("allow"),
@@ -275,13 +298,13 @@ impl Metrics {
             "Bytes to clients of TCP connections",
             metrics.bytes_out.clone(),
         );
-        std::sync::Arc::new(metrics)
+        Arc::new(metrics)
     }
 
     #[must_use]
     pub fn golden(&self, direction: Direction) -> &Golden {
         match direction {
-            Direction::Inbound => &self.inbound,
+            Direction::Inbound | Direction::Forward => &self.inbound,
             Direction::Outbound => &self.outbound,
         }
     }

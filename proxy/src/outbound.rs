@@ -19,13 +19,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use signet_mtls::{IdentitySource, Select};
+use signet_mtls::{IdentitySource, Select, SpiffeId};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
 
 use crate::decide::{Enforcer, Peer};
 use crate::detect;
 use crate::egress::Egress;
+use crate::flow::{self, Flow, FlowKey};
 use crate::metrics::{Direction, Metrics};
 use crate::refusal::Refusals;
 use crate::serve::{self, Stop};
@@ -116,6 +117,13 @@ impl Outbound {
         let (reach, behind) = (http::Reach::Named, Behind::default());
         let client = Arc::new(http::Client { outbound: self, peer, address, reach, behind });
         client.serve(stream, version).await;
+    }
+
+    /// The series of calls to what the snapshot does not know; what they named is not for labels.
+    fn unknown_flow(&self, peer: &Peer) -> Arc<Flow> {
+        let source = peer.id.as_ref().map_or("", SpiffeId::as_str);
+        let key = FlowKey { direction: Direction::Outbound, source, destination: flow::UNKNOWN, route: "" };
+        self.shared.metrics.flows.get(key)
     }
 
     /// Who calls, as far as records of this side go: the workload itself.

@@ -61,6 +61,8 @@ pub(crate) trait Role: Send {
     fn failed(&self, error: &UpstreamError) -> Response<Body>;
     /// The answer's head is there, or the call ended without.
     fn answered(&mut self, status: u16, at: Instant);
+    /// So many bytes of bodies went up and down; before [`Role::closed`].
+    fn moved(&mut self, bytes: (u64, u64));
     /// Resolves when something changed that a connection or its call must attend to.
     ///
     /// # Cancel safety
@@ -229,6 +231,7 @@ where
                     role.answered(response.status().as_u16(), Instant::now());
                     Box::pin(answer(client, &response, head.method_is, true, down)).await;
                 }
+                role.moved(exchange.moved());
                 return false;
             }
         };
@@ -236,6 +239,7 @@ where
             wired.answered(status, at);
             role.answered(status, at);
         }
+        role.moved(exchange.moved());
         match ended {
             Ended::Done { reusable, keep } => {
                 if reusable {

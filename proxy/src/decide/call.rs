@@ -10,6 +10,8 @@ use rustls::pki_types::CertificateDer;
 use signet_mtls::SpiffeId;
 use signet_policy::{Action, Net, Principal};
 
+use crate::flow::FlowKey;
+use crate::metrics::Direction;
 use crate::token::EndUser;
 
 /// Who is on the other side of a connection; made once per connection.
@@ -56,6 +58,17 @@ impl<'a> Call<'a> {
         match &self.peer.id {
             Some(id) => Principal::Workload(id.as_str()),
             None => Principal::Unauthenticated,
+        }
+    }
+
+    /// Whose series it counts in.
+    #[must_use]
+    pub fn flow_key(&self, direction: Direction, route: Option<&'a str>) -> FlowKey<'a> {
+        FlowKey {
+            direction,
+            source: self.peer.id.as_ref().map_or("", SpiffeId::as_str),
+            destination: self.service,
+            route: route.unwrap_or_default(),
         }
     }
 

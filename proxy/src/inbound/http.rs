@@ -19,9 +19,10 @@ use super::relayed::{self, Relayed};
 use super::{Inbound, Port, Trust, tcp};
 use crate::ambiguity::Unambiguous;
 use crate::answer::{self, Form};
-use crate::body::Body;
+use crate::body::{Body, Counted};
 use crate::decide::{ActionOwned, Asked, Peer, Serves, Verdict, grpc_parts, reason};
 use crate::detect::{HttpVersion, Prefixed};
+use crate::flow::{Decided, Seen};
 use crate::headers::{self, HeadError};
 use crate::open::{OpenCall, OpenCalls, OpenGuard};
 use crate::relay::{self, Rest};
@@ -160,8 +161,9 @@ impl Connection {
         let upgrade = request.headers().contains_key(UPGRADE);
         let port = self.inbound.port.load_full();
         let protocol = port.as_ref().map_or(Protocol::Http, |p| p.protocol);
+        let mut seen = None;
         let mut response = match port {
-            Some(port) => self.answer(request, &port, received).await,
+            Some(port) => self.answer(request, &port, received, &mut seen).await,
             None => {
                 self.inbound.deny_connection(&self.peer, reason::UNKNOWN_SERVICE, received).await;
                 answer::fault(Form::Http, answer::NO_ENDPOINTS)
@@ -171,11 +173,23 @@ impl Connection {
         if upgrade {
             answer::end_unless_switched(&mut response);
         }
-        self.inbound.shared.metrics.inbound.answered(protocol, response.status().as_u16(), received.elapsed());
+        let (status, took) = (response.status(), received.elapsed());
+        self.inbound.shared.metrics.inbound.answered(protocol, status.as_u16(), took);
+        if let Some(seen) = seen {
+            seen.answered(status, response.headers(), took);
+            response.body_mut().count(Counted::to_source(seen.flow));
+        }
         response
     }
 
-    async fn answer(&self, request: Request<Incoming>, port: &Port, received: Instant) -> Response<Body> {
+    /// `seen` is set once the call was decided.
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        port: &Port,
+        received: Instant,
+        seen: &mut Option<Seen>,
+    ) -> Response<Body> {
         let (mut parts, body) = request.into_parts();
         let form =
             if port.protocol == Protocol::Grpc && headers::is_grpc(&parts.headers) { Form::Grpc } else { Form::Http };
@@ -233,6 +247,7 @@ impl Connection {
             && let Some(limited) = self.inbound.over_limit(port, &mut asked).await
         {
             trace.answered(429);
+            *seen = Some(Seen::new(self.inbound.flow(&asked), false));
             return answer::limited(form, limited.verdict.decision_id, limited.wait);
         }
         let epoch = self.inbound.enforcer.epoch();
@@ -240,6 +255,8 @@ impl Connection {
             Some(why) => self.inbound.enforcer.deny(&asked.call(), why).await,
             None => self.inbound.decide(port, &mut asked, Presented::of(&parts.headers)).await,
         };
+        let flow = self.inbound.flow(&asked);
+        *seen = Some(Seen::new(Arc::clone(&flow), verdict.allow));
         if !verdict.allow {
             let answer = match verdict.token_refused {
                 true => answer::token_refused(form, verdict.decision_id),
@@ -264,10 +281,12 @@ impl Connection {
         if handshake.is_some() {
             Handshake::pass_on(&mut parts.headers);
         }
-        let mut request = Request::from_parts(parts, Body::from(body));
+        let mut body = Body::from(body);
+        body.count(Counted::from_source(flow));
+        let mut request = Request::from_parts(parts, body);
         request.extensions_mut().clear();
         let call = Arc::clone(&guard.call);
-        let mut response = self.forward(port, request, guard, form).await;
+        let mut response = self.forward(port, request, guard, form, seen).await;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             response = self.switch(handshake, response, call, (verdict, changes));
         }
@@ -277,7 +296,14 @@ impl Connection {
     }
 
     /// Asks the app, unless a new decision closes the call first.
-    async fn forward(&self, port: &Port, request: Request<Body>, guard: OpenGuard, form: Form) -> Response<Body> {
+    async fn forward(
+        &self,
+        port: &Port,
+        request: Request<Body>,
+        guard: OpenGuard,
+        form: Form,
+        seen: &mut Option<Seen>,
+    ) -> Response<Body> {
         let closed = std::future::poll_fn(|cx| guard.call.poll_closed(cx));
         let answered: Result<Response<Body>, Verdict> = tokio::select! {
             biased;
@@ -302,7 +328,12 @@ impl Connection {
                 response.body_mut().keep_open(guard);
                 response
             }
-            Err(verdict) => answer::denied(form, verdict.decision_id),
+            Err(verdict) => {
+                if let Some(seen) = seen {
+                    seen.decided = Decided::Deny;
+                }
+                answer::denied(form, verdict.decision_id)
+            }
         }
     }
 }

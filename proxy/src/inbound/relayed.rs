@@ -6,13 +6,15 @@ use std::time::Instant;
 
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Response};
-use signet_policy::{Action, Slice};
+use signet_policy::Action;
 use uuid::Uuid;
 
 use super::{Inbound, Port, Trust};
 use crate::answer::{self, Form};
 use crate::body::Body;
-use crate::decide::{ActionOwned, Again, Asked, Call, Enforcer, Host, Peer, Serves};
+use crate::decide::{ActionOwned, Again, Asked, Call, Enforcer, Host, Known, Peer, Serves};
+use crate::flow::{Decided, Seen};
+use crate::metrics::Direction;
 use crate::relay::{Admitted, Looked, RequestHead, Role, Side};
 use crate::serve::{self, Signal, Signals};
 use crate::snapshot::{InboundService, Protocol};
@@ -31,7 +33,7 @@ pub(super) struct Relayed {
     ends_us: Option<i64>,
     ending: bool,
     /// One for each service of the port.
-    slices: Vec<Option<Slice>>,
+    known: Vec<Option<Known>>,
     call: OpenCall,
 }
 
@@ -43,6 +45,8 @@ struct OpenCall {
     received: Instant,
     trace_id: [u8; 16],
     decision_id: Uuid,
+    /// Once it was decided.
+    seen: Option<Seen>,
     service: Option<(Arc<str>, u16)>,
     cluster: Option<Arc<str>>,
     due_us: Option<i64>,
@@ -78,7 +82,7 @@ impl Relayed {
             trust: Trust::default(),
             ends_us,
             ending: false,
-            slices: Vec::new(),
+            known: Vec::new(),
             call: OpenCall {
                 method: String::new(),
                 path: String::new(),
@@ -86,6 +90,7 @@ impl Relayed {
                 received: Instant::now(),
                 trace_id: [0; 16],
                 decision_id: Uuid::nil(),
+                seen: None,
                 service: None,
                 cluster: None,
                 due_us: None,
@@ -94,16 +99,25 @@ impl Relayed {
     }
 
     async fn decide(&mut self, port: &Port) -> Option<Admitted> {
+        let flows = &self.inbound.shared.metrics.flows;
         if let Some((service, wait)) = super::over(port, &self.peer) {
-            let limited = self.inbound.limited(&self.call.of(&self.peer, &self.own, service, port), wait).await;
+            let call = self.call.of(&self.peer, &self.own, service, port);
+            let limited = self.inbound.limited(&call, wait).await;
+            let flow = self.inbound.enforcer.flow(&call, Direction::Inbound);
+            self.call.seen = Some(Seen::new(flow, false));
             let answer = answer::limited(Form::Http, limited.verdict.decision_id, limited.wait);
             return Some(Admitted::Answer(Box::new(answer)));
         }
-        self.slices.resize_with(port.services.len(), || None);
+        self.known.resize_with(port.services.len(), || None);
         let mut allowed = None;
-        for (service, slice) in port.services.iter().zip(&mut self.slices) {
+        for (service, known) in port.services.iter().zip(&mut self.known) {
             let call = self.call.of(&self.peer, &self.own, service, port);
-            let verdict = self.inbound.enforcer.decide_sliced(&call, slice).await?;
+            let verdict = self.inbound.enforcer.decide_known(&call, known).await?;
+            let flow = match known {
+                Some(known) => known.flow(flows, &call),
+                None => self.inbound.enforcer.flow(&call, Direction::Inbound),
+            };
+            self.call.seen = Some(Seen::new(flow, verdict.allow));
             if !verdict.allow {
                 return Some(Admitted::Answer(Box::new(answer::denied(Form::Http, verdict.decision_id))));
             }
@@ -174,6 +188,7 @@ impl Role for Relayed {
             kept.push_str(new);
         }
         self.call.received = received;
+        self.call.seen = None;
         self.call.trace_id = head.trace_id;
         self.decide(&port).await.unwrap_or(Admitted::Other)
     }
@@ -192,11 +207,17 @@ impl Role for Relayed {
     }
 
     fn answered(&mut self, status: u16, at: Instant) {
-        self.inbound.shared.metrics.inbound.answered(
-            Protocol::Http,
-            status,
-            at.saturating_duration_since(self.call.received),
-        );
+        let took = at.saturating_duration_since(self.call.received);
+        self.inbound.shared.metrics.inbound.answered(Protocol::Http, status, took);
+        if let Some(seen) = &self.call.seen {
+            seen.flow.answered(seen.decided, status, took);
+        }
+    }
+
+    fn moved(&mut self, (received, sent): (u64, u64)) {
+        if let Some(seen) = &self.call.seen {
+            seen.flow.moved(received, sent);
+        }
     }
 
     async fn signal(&mut self) {
@@ -228,6 +249,9 @@ impl Role for Relayed {
         match self.inbound.enforcer.decide_again(&asked.call(), self.call.decision_id, serves).await {
             Again::Closed(verdict) => {
                 self.inbound.shared.metrics.closed_by_policy.inc();
+                if let Some(seen) = &mut self.call.seen {
+                    seen.decided = Decided::Deny;
+                }
                 Looked::Denied(Box::new(answer::denied(Form::Http, verdict.decision_id)))
             }
             Again::GoesOn { expires_at_us } => {

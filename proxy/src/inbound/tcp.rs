@@ -25,6 +25,8 @@ where
     let (asked, verdict) = decide(inbound, &port, peer, received).await;
     let status = if verdict.allow { 200 } else { 403 };
     inbound.shared.metrics.inbound.answered(Protocol::Tcp, status, received.elapsed());
+    let flow = inbound.flow(&asked);
+    flow.connected(verdict.allow.into());
     if !verdict.allow {
         // A clean end without a byte of the server's.
         let _ = stream.shutdown().await;
@@ -34,6 +36,7 @@ where
         Ok(app) => app,
         Err(error) => {
             debug!(error = %signet_observe::error_chain(&error), "the app could not be reached");
+            flow.failed();
             let _ = stream.shutdown().await;
             return;
         }
@@ -57,8 +60,9 @@ pub(super) async fn relay<A, B>(
     // Draining leaves opaque connections alone until the deadline: their end is the application's.
     let mut signals = Signals::new(changes, inbound.stop.drain.clone(), None, due_us);
     let mut trust = Trust::default();
+    let flow = inbound.flow(asked);
     let closed = {
-        let relay = tcp::relay(client, app);
+        let relay = tcp::relay(client, app, &flow);
         tokio::pin!(relay);
         loop {
             tokio::select! {

@@ -24,6 +24,7 @@ use crate::balance::{InFlight, Limit};
 use crate::body::Body;
 use crate::decide::{Call, reason};
 use crate::detect::Prefixed;
+use crate::flow::{Decided, Flow};
 use crate::snapshot::Protocol;
 use crate::trace::Trace;
 use crate::upstream::{Transport, UpstreamError};
@@ -60,19 +61,20 @@ pub(super) async fn open(client: &Arc<Client>, mut request: Request<Incoming>, r
             trace_id: Some(trace.id()),
             received,
         };
+        client.outbound.unknown_flow(&client.peer).connected(Decided::Deny);
         let verdict = client.outbound.enforcer.deny(&call, reason::UNKNOWN_SERVICE).await;
         return answer::denied(Form::Http, verdict.decision_id);
     };
     let (upgrade, version) = (hyper::upgrade::on(&mut request), request.version());
     if to.service.protocol == Protocol::Tcp {
-        let (transport, in_flight) = match dial(&to, request.headers()).await {
+        let outbound = Arc::clone(&client.outbound);
+        let (transport, in_flight) = match outbound.dial(&to, request.headers()).await {
             Ok(dialled) => dialled,
             Err(response) => return *response,
         };
-        let outbound = Arc::clone(&client.outbound);
         client.go_on(version, async move {
             match upgrade.await {
-                Ok(upgraded) => relay(upgraded, transport, in_flight, &outbound).await,
+                Ok(upgraded) => relay(upgraded, transport, in_flight, &to, &outbound).await,
                 Err(error) => debug!(%error, "the app left before its CONNECT was up"),
             }
         });
@@ -108,7 +110,24 @@ impl Client {
     }
 }
 
-pub(super) async fn dial(to: &Destination, cause: &HeaderMap) -> Result<(Transport, InFlight), Box<Response<Body>>> {
+impl Outbound {
+    /// A connection to a TCP service, counted as one.
+    pub(super) async fn dial(
+        &self,
+        to: &Destination,
+        cause: &HeaderMap,
+    ) -> Result<(Transport, InFlight), Box<Response<Body>>> {
+        let dialled = dial(to, cause).await;
+        let flow = to.flow(&self.shared);
+        flow.connected(Decided::Elsewhere);
+        if dialled.is_err() {
+            flow.failed();
+        }
+        dialled
+    }
+}
+
+async fn dial(to: &Destination, cause: &HeaderMap) -> Result<(Transport, InFlight), Box<Response<Body>>> {
     let mut avoid = None;
     loop {
         let Some((index, upstream)) = to.pick(avoid, None) else {
@@ -128,15 +147,22 @@ pub(super) async fn dial(to: &Destination, cause: &HeaderMap) -> Result<(Transpo
     }
 }
 
-async fn relay(upgraded: Upgraded, mut transport: Transport, in_flight: InFlight, outbound: &Outbound) {
+async fn relay(
+    upgraded: Upgraded,
+    mut transport: Transport,
+    in_flight: InFlight,
+    to: &Destination,
+    outbound: &Outbound,
+) {
+    let flow = to.flow(&outbound.shared);
     // On HTTP/1.1 the upgraded connection is the socket itself: take it out of its box.
     let copied = match upgraded.downcast::<TokioIo<Unambiguous<Prefixed<TcpStream>>>>() {
         Ok(Parts { io, read_buf, .. }) => {
             let (mut socket, unread) = io.into_inner().into_inner().into_parts();
             let first = if unread.is_empty() { read_buf } else { [read_buf.as_ref(), &unread].concat().into() };
-            copy(&mut socket, first, &mut transport).await
+            copy(&mut socket, first, &mut transport, flow).await
         }
-        Err(upgraded) => copy(&mut TokioIo::new(upgraded), Bytes::new(), &mut transport).await,
+        Err(upgraded) => copy(&mut TokioIo::new(upgraded), Bytes::new(), &mut transport, flow).await,
     };
     drop(in_flight);
     match copied {
@@ -145,14 +171,20 @@ async fn relay(upgraded: Upgraded, mut transport: Transport, in_flight: InFlight
     }
 }
 
-pub(super) async fn copy<T>(app: &mut T, first: Bytes, transport: &mut Transport) -> std::io::Result<(u64, u64)>
+pub(super) async fn copy<T>(
+    app: &mut T,
+    first: Bytes,
+    transport: &mut Transport,
+    flow: &Flow,
+) -> std::io::Result<(u64, u64)>
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     if !first.is_empty() {
         transport.write_all(&first).await?;
         transport.flush().await?;
+        flow.received(first.len() as u64);
     }
-    let (sent, received) = tcp::relay(app, transport).await?;
+    let (sent, received) = tcp::relay(app, transport, flow).await?;
     Ok((sent + first.len() as u64, received))
 }

@@ -22,9 +22,10 @@ use super::table::Destination;
 use super::{Outbound, connect, faults, route};
 use crate::ambiguity::Unambiguous;
 use crate::answer::{self, Form};
-use crate::body::Body;
+use crate::body::{Body, Counted};
 use crate::decide::{Call, Host, Peer, reason};
 use crate::detect::{HttpVersion, Prefixed};
+use crate::flow::{Decided, Seen};
 use crate::headers::{self, HeadError};
 use crate::relay::{self, Rest};
 use crate::serve::{self, Graceful, Signal, Signals};
@@ -148,21 +149,29 @@ impl Client {
             return response;
         }
         let (mut protocol, version) = (Protocol::Http, request.version());
-        let mut response = self.forward(request, form, received, &mut protocol).await;
+        let mut seen = None;
+        let mut response = self.forward(request, form, received, &mut protocol, &mut seen).await;
         *response.version_mut() = if version == Version::HTTP_2 { version } else { Version::HTTP_11 };
         if upgrade {
             answer::end_unless_switched(&mut response);
         }
-        self.outbound.shared.metrics.outbound.answered(protocol, response.status().as_u16(), received.elapsed());
+        let (status, took) = (response.status(), received.elapsed());
+        self.outbound.shared.metrics.outbound.answered(protocol, status.as_u16(), took);
+        if let Some(seen) = seen {
+            seen.answered(status, response.headers(), took);
+            response.body_mut().count(Counted::to_source(seen.flow));
+        }
         response
     }
 
+    /// `protocol` and `seen` are set once it is known where the call goes.
     async fn forward(
         &self,
         request: Request<Incoming>,
         form: Form,
         received: Instant,
         protocol: &mut Protocol,
+        seen: &mut Option<Seen>,
     ) -> Response<Body> {
         let (mut parts, body) = request.into_parts();
         let checked = headers::check(&parts.headers, parts.version).and_then(|()| Handshake::asked(&mut parts));
@@ -183,11 +192,13 @@ impl Client {
             if let Some(external) = self.external(&host).filter(|_| handshake.is_none()) {
                 trace.pass_on(&mut parts.headers);
                 let request = (parts, body);
-                return self.request_outside(external, request, (&host, path), (form, &trace), received).await;
+                return self.request_outside(external, request, (&host, path), (form, &trace), received, seen).await;
             }
+            *seen = Some(Seen::new(self.outbound.unknown_flow(&self.peer), Decided::Deny));
             return self.unknown(&parts.method, &path, &host, form, trace.id(), received).await;
         };
         *protocol = to.service.protocol;
+        *seen = Some(Seen::new(Arc::clone(to.flow(&self.outbound.shared)), Decided::Elsewhere));
         if to.service.protocol == Protocol::Tcp {
             return answer::fault(form, answer::USE_CONNECT);
         }
@@ -204,10 +215,20 @@ impl Client {
         }
         if let Some(routing) = &to.routing {
             let websocket = handshake.is_some();
-            let asked =
-                route::Asked { client: self, destination: &to, parts, path, host, form, trace: &trace, websocket };
+            let asked = route::Asked {
+                client: self,
+                destination: &to,
+                parts,
+                path,
+                host,
+                form,
+                trace: &trace,
+                websocket,
+                seen,
+            };
             // Boxed: what routes need must not make the future of every other call larger.
-            let response = self.switch(handshake, Box::pin(route::forward(routing, asked, body)).await);
+            let response = Box::pin(route::forward(routing, asked, body)).await;
+            let response = self.switch(handshake, response, seen.as_ref());
             trace.answered(response.status().as_u16());
             return response;
         }
@@ -219,29 +240,32 @@ impl Client {
         if handshake.is_some() {
             Handshake::pass_on(&mut parts.headers);
         }
-        let mut request = Request::from_parts(parts, Body::from(body));
+        let mut body = Body::from(body);
+        body.count(Counted::from_source(Arc::clone(to.flow(&self.outbound.shared))));
+        let mut request = Request::from_parts(parts, body);
         request.extensions_mut().clear();
         let mut response = send(&to, request, form, key).await;
         headers::strip_hop(response.headers_mut());
-        response = self.switch(handshake, response);
+        response = self.switch(handshake, response, seen.as_ref());
         trace.answered(response.status().as_u16());
         response
     }
 
     /// Takes the connection over from HTTP when the service granted the handshake. The decision, and every further one,
     /// is the destination's: it ends the connection when policy does.
-    fn switch(&self, handshake: Option<Handshake>, response: Response<Body>) -> Response<Body> {
+    fn switch(&self, handshake: Option<Handshake>, response: Response<Body>, seen: Option<&Seen>) -> Response<Body> {
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return response;
         }
-        let Some((answer, switching)) = handshake.and_then(|handshake| handshake.granted(response)) else {
+        let granted = handshake.and_then(|handshake| handshake.granted(response));
+        let (Some((answer, switching)), Some(seen)) = (granted, seen) else {
             debug!("a service switched to a protocol that was not asked for");
             return answer::fault(Form::Http, answer::BROKEN);
         };
-        let metrics = Arc::clone(&self.outbound.shared.metrics);
+        let (metrics, flow) = (Arc::clone(&self.outbound.shared.metrics), Arc::clone(&seen.flow));
         self.behind.put(async move {
             let Some((mut app, mut service, _held)) = switching.streams().await else { return };
-            match tcp::relay(&mut app, &mut service).await {
+            match tcp::relay(&mut app, &mut service, &flow).await {
                 Ok((sent, received)) => metrics.copied(sent, received),
                 Err(error) => debug!(%error, "a WebSocket broke"),
             }

@@ -14,11 +14,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tracing::debug;
 
 use super::Outbound;
-use super::connect::{copy, dial};
+use super::connect::copy;
 use super::http::{Client, Reach};
 use super::table::Destination;
 use crate::decide::{Call, Peer, reason};
 use crate::detect::{self, First};
+use crate::flow::Decided;
 use crate::intercept::OriginalDst;
 use crate::limits;
 use crate::metrics::Direction;
@@ -91,14 +92,14 @@ impl Outbound {
 
     /// Bytes both ways, without waiting for the app to say something first.
     async fn pass(&self, mut stream: TcpStream, to: &Destination, received: Instant) {
-        let dialled = dial(to, &HeaderMap::new()).await;
+        let dialled = self.dial(to, &HeaderMap::new()).await;
         let status = dialled.as_ref().map_or_else(|response| response.status().as_u16(), |_| 200);
         self.shared.metrics.outbound.answered(Protocol::Tcp, status, received.elapsed());
         let Ok((mut transport, in_flight)) = dialled else {
             debug!(service = %to.service.service, "no connection to the service");
             return reset(&stream);
         };
-        let copied = copy(&mut stream, Bytes::new(), &mut transport).await;
+        let copied = copy(&mut stream, Bytes::new(), &mut transport, to.flow(&self.shared)).await;
         drop(in_flight);
         match copied {
             Ok((sent, received)) => self.shared.metrics.copied(sent, received),
@@ -139,6 +140,7 @@ impl Outbound {
                     trace_id: None,
                     received,
                 };
+                self.unknown_flow(&peer).connected(Decided::Deny);
                 self.enforcer.deny(&call, reason::UNKNOWN_SERVICE).await;
                 403
             }

@@ -15,9 +15,10 @@ use tracing::debug;
 use super::Outbound;
 use super::http::{Client, Reach};
 use crate::answer::{self, Form};
-use crate::body::Body;
-use crate::decide::{Host, Peer};
-use crate::egress::{Asked, Egress, Refused};
+use crate::body::{Body, Counted};
+use crate::decide::{Host, Peer, Verdict};
+use crate::egress::{Asked, Egress, Outside, Refused};
+use crate::flow::{Decided, Seen};
 use crate::snapshot::External;
 use crate::tls::Wire;
 use crate::trace::Trace;
@@ -47,7 +48,7 @@ impl Outbound {
         received: Instant,
     ) -> Result<(), Refused> {
         let asked = Asked { external, peer, sni, trace_id: None, received };
-        let (outside, verdict) = egress.open(&asked, false).await?;
+        let (outside, verdict) = connect(&egress, &asked).await?;
         egress.relay(stream, outside, &asked, verdict).await;
         Ok(())
     }
@@ -75,7 +76,7 @@ impl Client {
     ) -> Response<Body> {
         let trace = Trace::start(request.headers(), tracing::Span::none);
         let asked = Asked { external, peer: Arc::clone(&self.peer), sni: None, trace_id: Some(trace.id()), received };
-        let (outside, verdict) = match egress.open(&asked, false).await {
+        let (outside, verdict) = match connect(&egress, &asked).await {
             Ok(opened) => opened,
             Err(refused) => return refusal(Form::Http, refused),
         };
@@ -96,16 +97,24 @@ impl Client {
         (host, path): (&Host, PathAndQuery),
         (form, trace): (Form, &Trace),
         received: Instant,
+        seen: &mut Option<Seen>,
     ) -> Response<Body> {
         let asked = Asked { external, peer: Arc::clone(&self.peer), sni: None, trace_id: Some(trace.id()), received };
+        let flow = egress.flow(&asked);
         let (outside, verdict) = match egress.open(&asked, true).await {
             Ok(opened) => opened,
-            Err(refused) => return refusal(form, refused),
+            Err(refused) => {
+                *seen = Some(Seen::new(flow, refused.decided()));
+                return refusal(form, refused);
+            }
         };
+        *seen = Some(Seen::new(Arc::clone(&flow), Decided::Allow));
         headers::strip(&mut parts.headers);
         forward::shape(&mut parts, Wire::Http1, path, host);
         forward::frame(&mut parts, Wire::Http1, &body);
-        let mut request = Request::from_parts(parts, Body::from(body));
+        let mut body = Body::from(body);
+        body.count(Counted::from_source(flow));
+        let mut request = Request::from_parts(parts, body);
         request.extensions_mut().clear();
         let (mut sender, connection) = match hyper::client::conn::http1::handshake(TokioIo::new(outside)).await {
             Ok(made) => made,
@@ -131,6 +140,17 @@ impl Client {
             }
         }
     }
+}
+
+/// Opens a connection that is counted as one.
+async fn connect(egress: &Egress, asked: &Asked) -> Result<(Box<dyn Outside>, Verdict), Refused> {
+    let opened = egress.open(asked, false).await;
+    let flow = egress.flow(asked);
+    flow.connected(opened.as_ref().map_or_else(Refused::decided, |_| Decided::Allow));
+    if let Err(Refused::Failed(_)) = opened {
+        flow.failed();
+    }
+    opened
 }
 
 fn refusal(form: Form, refused: Refused) -> Response<Body> {

@@ -9,6 +9,7 @@ use super::Outbound;
 use super::table::Destination;
 use crate::answer::{self, Form};
 use crate::body::Body;
+use crate::flow::Decided;
 use crate::forward;
 use crate::relay::{Admitted, Looked, RequestHead, Role, Side};
 use crate::serve::{Signal, Signals};
@@ -26,14 +27,25 @@ pub(super) struct Relayed {
     received: Instant,
     /// The service that the connection is for, whatever its requests name.
     only: Option<Arc<Destination>>,
-    /// Where the open call goes, and the endpoint that was tried.
-    route: Option<(Arc<Destination>, usize)>,
+    /// Where the open call goes.
+    to: Option<Arc<Destination>>,
+    /// The endpoint that was tried, when another may be.
+    tried: Option<usize>,
 }
 
 impl Relayed {
     pub(super) fn new(outbound: Arc<Outbound>, only: Option<Arc<Destination>>) -> Self {
         let signals = Signals::new(outbound.enforcer.changes(), outbound.stop.drain.clone(), None, None);
-        Self { outbound, signals, seen: Signal::Sooner, ending: false, received: Instant::now(), only, route: None }
+        Self {
+            outbound,
+            signals,
+            seen: Signal::Sooner,
+            ending: false,
+            received: Instant::now(),
+            only,
+            to: None,
+            tried: None,
+        }
     }
 
     fn find(&self, head: &RequestHead, bytes: &[u8]) -> Option<Arc<Destination>> {
@@ -67,7 +79,7 @@ impl Role for Relayed {
         match route.pick(None, None) {
             Some((index, upstream)) if upstream.wire() == Wire::Http1 && !upstream.is_remote() => {
                 let upstream = Arc::clone(upstream);
-                self.route = Some((route, index));
+                (self.to, self.tried) = (Some(route), Some(index));
                 Admitted::Forward(upstream)
             }
             _ => Admitted::Other,
@@ -75,11 +87,11 @@ impl Role for Relayed {
     }
 
     fn another(&mut self) -> Option<Arc<Upstream>> {
-        let (route, avoid) = self.route.take()?;
-        if route.endpoints() < 2 {
+        let (to, avoid) = (self.to.as_ref()?, self.tried.take()?);
+        if to.endpoints() < 2 {
             return None;
         }
-        route.pick(Some(avoid), None).map(|(_, upstream)| Arc::clone(upstream))
+        to.pick(Some(avoid), None).map(|(_, upstream)| Arc::clone(upstream))
     }
 
     fn failed(&self, error: &UpstreamError) -> Response<Body> {
@@ -88,11 +100,17 @@ impl Role for Relayed {
     }
 
     fn answered(&mut self, status: u16, at: Instant) {
-        self.outbound.shared.metrics.outbound.answered(
-            Protocol::Http,
-            status,
-            at.saturating_duration_since(self.received),
-        );
+        let took = at.saturating_duration_since(self.received);
+        self.outbound.shared.metrics.outbound.answered(Protocol::Http, status, took);
+        if let Some(to) = &self.to {
+            to.flow(&self.outbound.shared).answered(Decided::Elsewhere, status, took);
+        }
+    }
+
+    fn moved(&mut self, (received, sent): (u64, u64)) {
+        if let Some(to) = &self.to {
+            to.flow(&self.outbound.shared).moved(received, sent);
+        }
     }
 
     async fn signal(&mut self) {
@@ -109,6 +127,6 @@ impl Role for Relayed {
     }
 
     fn closed(&mut self) {
-        self.route = None;
+        (self.to, self.tried) = (None, None);
     }
 }

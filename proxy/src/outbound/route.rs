@@ -10,7 +10,7 @@ mod matching;
 mod mirror;
 mod replay;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -24,6 +24,7 @@ use super::table::Destination;
 use crate::answer::{self, Form};
 use crate::body::Body;
 use crate::decide::Host;
+use crate::flow::{Decided, Flow, Seen};
 use crate::forward;
 use crate::headers;
 use crate::snapshot::route::{Backend, Routes};
@@ -45,6 +46,8 @@ pub(super) struct Routing {
 pub(super) struct Targets {
     pub(super) backends: Vec<Option<Arc<Destination>>>,
     pub(super) mirrors: Vec<Option<Arc<Destination>>>,
+    /// Of calls of the service that the rule applies to; looked up by the first.
+    pub(super) flow: OnceLock<Arc<Flow>>,
 }
 
 /// A call before its route is applied.
@@ -58,11 +61,13 @@ pub(super) struct Asked<'a> {
     pub(super) trace: &'a Trace,
     /// It is a handshake: no copies of it are made, and its answer may be no more HTTP.
     pub(super) websocket: bool,
+    /// Counts in the rule's series once it is found.
+    pub(super) seen: &'a mut Option<Seen>,
 }
 
 /// Answers one call of a service with routes.
 pub(super) async fn forward(routing: &Routing, asked: Asked<'_>, body: Incoming) -> Response<Body> {
-    let Asked { client, destination, mut parts, path, mut host, form, trace, websocket } = asked;
+    let Asked { client, destination, mut parts, path, mut host, form, trace, websocket, seen } = asked;
     // What is matched is what the destination decides on: no second reading of `..` or `%2e` may lead elsewhere.
     let Some(mut path) = normal(&path) else { return answer::fault(form, answer::BAD_REQUEST) };
     let Some(found) = matching::find(&routing.routes, &parts, &path, &host) else {
@@ -71,6 +76,8 @@ pub(super) async fn forward(routing: &Routing, asked: Asked<'_>, body: Incoming)
     let (Some(rule), Some(targets)) = (routing.routes.rules.get(found.rule), routing.targets.get(found.rule)) else {
         return answer::fault(form, answer::NO_ROUTE);
     };
+    let flow = targets.flow.get_or_init(|| destination.flow_by(&client.outbound.shared, &rule.name));
+    *seen = Some(Seen::new(Arc::clone(flow), Decided::Elsewhere));
     headers::strip(&mut parts.headers);
     trace.pass_on(&mut parts.headers);
     if let Some(redirect) = &rule.redirect {
@@ -88,7 +95,7 @@ pub(super) async fn forward(routing: &Routing, asked: Asked<'_>, body: Incoming)
     let Some((backend, to)) = draw(&rule.backends, &targets.backends) else {
         return answer::fault(form, answer::NO_BACKEND);
     };
-    let mut body = replay::Source::new(body, rule.retry.is_some(), !rule.mirrors.is_empty());
+    let mut body = replay::Source::new(body, rule.retry.is_some(), !rule.mirrors.is_empty(), Arc::clone(flow));
     for (mirrored, to) in rule.mirrors.iter().zip(&targets.mirrors) {
         if let Some(to) = to.as_ref().filter(|_| !websocket) {
             mirror::start(client, mirrored, to, &parts, &path, &host, &mut body);

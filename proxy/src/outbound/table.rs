@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use http::HeaderMap;
@@ -12,6 +12,8 @@ use super::hashing;
 use super::route::{Budget, Routing, Targets};
 use crate::answer::{self, Fault};
 use crate::balance::{self, Group, Member, Spread, Ward};
+use crate::flow::{Flow, FlowKey};
+use crate::metrics::Direction;
 use crate::snapshot::route::{Backend, Routes};
 use crate::snapshot::traffic::Algorithm;
 use crate::snapshot::{OutboundService, Protocol, RemoteGateway, Snapshot};
@@ -38,9 +40,24 @@ pub(crate) struct Destination {
     spread: Option<Arc<Spread>>,
     /// Set when routes are attached to the service; what they lead to is a destination without.
     pub(super) routing: Option<Routing>,
+    /// Of calls that no rule of a route applies to; looked up by the first.
+    flow: OnceLock<Arc<Flow>>,
 }
 
 impl Destination {
+    /// The series of calls that no rule of a route applies to.
+    pub(super) fn flow(&self, shared: &Shared) -> &Arc<Flow> {
+        self.flow.get_or_init(|| self.flow_by(shared, ""))
+    }
+
+    /// The series of calls that the rule `route` applies to.
+    pub(super) fn flow_by(&self, shared: &Shared, route: &str) -> Arc<Flow> {
+        let identity = shared.source.current();
+        let source = Select::Workload.svid(&identity).map_or("", |svid| svid.id.as_str());
+        let destination = &self.service.service;
+        shared.metrics.flows.get(FlowKey { direction: Direction::Outbound, source, destination, route })
+    }
+
     /// An endpoint; `avoid` one that just failed. `key` is what [`Destination::key`] said.
     pub(crate) fn pick(&self, avoid: Option<usize>, key: Option<u64>) -> Option<(usize, &Arc<Upstream>)> {
         let now = Instant::now();
@@ -125,7 +142,13 @@ impl Table {
                     .collect(),
             };
             let spread = ward.map(|ward| Arc::new(spread(ward, &upstreams)));
-            let destination = Arc::new(Destination { service: Arc::clone(service), upstreams, spread, routing: None });
+            let destination = Arc::new(Destination {
+                service: Arc::clone(service),
+                upstreams,
+                spread,
+                routing: None,
+                flow: OnceLock::new(),
+            });
             if routed {
                 plain.insert((Arc::clone(&service.service), service.port), Arc::clone(&destination));
             }
@@ -141,6 +164,7 @@ impl Table {
                     upstreams: destination.upstreams.clone(),
                     spread: destination.spread.clone(),
                     routing: Some(routing),
+                    flow: OnceLock::new(),
                 }));
             }
         }
@@ -169,6 +193,7 @@ impl Table {
                 upstreams: vec![Arc::clone(upstream)],
                 spread: None,
                 routing: None,
+                flow: to.flow.clone(),
             })),
             None => Some(Arc::clone(to)),
         }
@@ -193,6 +218,7 @@ impl Table {
         let targets = routes.rules.iter().map(|rule| Targets {
             backends: rule.backends.iter().map(to).collect(),
             mirrors: rule.mirrors.iter().map(|mirror| to(&mirror.backend)).collect(),
+            flow: OnceLock::new(),
         });
         Routing { routes: Arc::clone(routes), targets: targets.collect(), budget }
     }

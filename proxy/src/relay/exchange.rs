@@ -73,6 +73,11 @@ impl Exchange {
         self.down.as_ref().is_none_or(Pump::untouched)
     }
 
+    /// Bytes of the request's body that the upstream has, and of the answer's that the client has.
+    pub(crate) fn moved(&self) -> (u64, u64) {
+        (self.up.moved, self.down.as_ref().map_or(0, |down| down.moved))
+    }
+
     /// The client's connection ends with this call, and is told so if its answer has not begun.
     pub(crate) fn end_after(&mut self) {
         self.closing = true;

@@ -28,12 +28,14 @@ pub(crate) struct Pump {
     written: usize,
     /// Bytes at the buffer's front that belong to the body and wait to be written.
     waiting: usize,
+    /// Bytes of the body that were written.
+    pub(super) moved: u64,
     flushed: bool,
 }
 
 impl Pump {
     pub(crate) fn new(framing: Framing) -> Self {
-        Self { framing, written: 0, waiting: 0, flushed: false }
+        Self { framing, written: 0, waiting: 0, moved: 0, flushed: false }
     }
 
     /// Nothing of it was written yet.
@@ -66,6 +68,7 @@ impl Pump {
                 self.written += of_head;
                 self.waiting -= count - of_head;
                 buffer.consume(count - of_head);
+                self.moved += (count - of_head) as u64;
                 self.flushed = false;
                 continue;
             }

@@ -29,6 +29,8 @@ impl Role for Nobody {
 
     fn answered(&mut self, _: u16, _: Instant) {}
 
+    fn moved(&mut self, _: (u64, u64)) {}
+
     async fn signal(&mut self) {
         std::future::pending().await
     }

@@ -66,6 +66,11 @@ type StreamingBody = BoxBody<Bytes, hyper::Error>;
 
 /// HTTP/2 with prior knowledge: echoes each frame of the request's body as it comes, then trailers.
 pub async fn grpc() -> (SocketAddr, Reached) {
+    grpc_that_ends_with("0").await
+}
+
+/// As [`grpc`], with this status in the trailers.
+pub async fn grpc_that_ends_with(status: &'static str) -> (SocketAddr, Reached) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, reached) = (listener.local_addr().unwrap(), Reached::default());
     let seen = reached.clone();
@@ -76,7 +81,7 @@ pub async fn grpc() -> (SocketAddr, Reached) {
                 seen.hit();
                 async move {
                     let mut trailers = HeaderMap::new();
-                    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+                    trailers.insert("grpc-status", HeaderValue::from_static(status));
                     let echo = request
                         .into_body()
                         .into_data_stream()

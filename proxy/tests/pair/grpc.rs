@@ -16,10 +16,10 @@ use tokio::net::TcpStream;
 use crate::apps;
 use crate::harness::{HOST, NOTHING, Pair, bundle};
 
-type Sent = mpsc::Sender<Result<Frame<Bytes>, std::convert::Infallible>>;
+pub type Sent = mpsc::Sender<Result<Frame<Bytes>, std::convert::Infallible>>;
 
 /// Opens a gRPC-like stream through the outbound listener, with prior knowledge of HTTP/2.
-async fn open(pair: &Pair, method: &str) -> (Sent, Response<Incoming>) {
+pub async fn open(pair: &Pair, method: &str) -> (Sent, Response<Incoming>) {
     let stream = TcpStream::connect(pair.outbound).await.unwrap();
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();

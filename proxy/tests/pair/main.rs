@@ -13,6 +13,7 @@ mod conformance;
 mod drain;
 mod egress;
 mod end_users;
+mod flows;
 mod grpc;
 mod harness;
 mod hostile;

@@ -10,7 +10,7 @@ use crate::apps;
 use crate::harness::{HOST, NOTHING, Pair, bundle};
 
 /// A CONNECT through `pair`, up to and including its 200.
-async fn connect(pair: &Pair) -> TcpStream {
+pub async fn connect(pair: &Pair) -> TcpStream {
     let mut stream = TcpStream::connect(pair.outbound).await.unwrap();
     stream.write_all(format!("CONNECT {HOST}:5432 HTTP/1.1\r\nhost: {HOST}:5432\r\n\r\n").as_bytes()).await.unwrap();
     let mut head = Vec::new();

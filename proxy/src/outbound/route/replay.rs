@@ -16,7 +16,8 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::is_empty;
-use crate::body::{Body, BodyError};
+use crate::body::{Body, BodyError, Counted};
+use crate::flow::Flow;
 use crate::forward;
 use crate::tls::Wire;
 
@@ -43,6 +44,8 @@ pub(super) struct Kept {
     /// Of the reader that may read on; earlier ones are told that they were overtaken.
     reader: usize,
     taps: Vec<mpsc::Sender<Tapped>>,
+    /// Whose bytes they are; each once, however often it is sent.
+    flow: Arc<Flow>,
 }
 
 #[derive(Clone)]
@@ -73,12 +76,14 @@ enum Tapped {
 }
 
 impl Source {
-    pub(super) fn new(body: Incoming, retried: bool, mirrored: bool) -> Self {
+    pub(super) fn new(body: Incoming, retried: bool, mirrored: bool, flow: Arc<Flow>) -> Self {
         if is_empty(&body) {
             return Self::Empty;
         }
         if !retried && !mirrored {
-            return Self::Once(Some(Body::from(body)));
+            let mut body = Body::from(body);
+            body.count(Counted::from_source(flow));
+            return Self::Once(Some(body));
         }
         Self::Kept(Arc::new(Mutex::new(Kept {
             rest: Some(body),
@@ -87,6 +92,7 @@ impl Source {
             outgrown: !retried,
             reader: 0,
             taps: Vec::new(),
+            flow,
         })))
     }
 
@@ -146,6 +152,7 @@ impl Kept {
     fn take(&mut self, piece: &Piece) {
         self.taps.retain(|tap| tap.try_send(Tapped::Piece(piece.clone())).is_ok());
         let size = piece.len();
+        self.flow.received(size);
         if self.outgrown || self.bytes + size > KEPT {
             self.outgrown = true;
             self.pieces = Vec::new();
