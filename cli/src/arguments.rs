@@ -47,6 +47,8 @@ pub(crate) enum Command {
     Identity(commands::identity::Arguments),
     /// See what the mesh knows.
     Mesh(commands::mesh::Arguments),
+    /// Collect what somebody who helps needs to see, without secrets.
+    Diagnostics(commands::diagnostics::Arguments),
     /// Print completions for a shell.
     Completion {
         /// The shell to complete for.

@@ -24,7 +24,7 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 pub(crate) use self::postgres::binaries as postgres_binaries;
-pub(crate) use self::ready::probe;
+pub(crate) use self::ready::{fetch, probe};
 
 use self::directory::Directory;
 use self::start::Running;

@@ -37,6 +37,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         let global = arguments.global;
         match arguments.command {
             Command::Demo(demo) => demo::run(demo).await,
+            Command::Diagnostics(diagnostics) => commands::diagnostics::run(&global, diagnostics).await,
             Command::Completion { shell } => commands::completion::run(shell),
             Command::Check(check) => commands::check::run(&global, check).await,
             Command::Why(why) => commands::why::run(&global, why).await,

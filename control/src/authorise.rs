@@ -18,21 +18,37 @@ pub(crate) enum Method {
     DiscoveryStream,
     /// `signet.control.v1.Link/Exports`.
     LinkExports,
+    /// `signet.control.v1.Live/Attach`.
+    LiveAttach,
     /// `signet.control.v1.Status/Mesh`.
     StatusMesh,
+    /// `signet.control.v1.Status/Top`.
+    StatusTop,
+    /// `signet.control.v1.Status/Tap`.
+    StatusTap,
 }
 
 impl Method {
     /// All of them: the test below asks each.
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 3] = [Self::DiscoveryStream, Self::LinkExports, Self::StatusMesh];
+    pub(crate) const ALL: [Self; 6] = [
+        Self::DiscoveryStream,
+        Self::LinkExports,
+        Self::LiveAttach,
+        Self::StatusMesh,
+        Self::StatusTop,
+        Self::StatusTap,
+    ];
 
     /// As metrics and events spell it.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::DiscoveryStream => "Discovery/Stream",
             Self::LinkExports => "Link/Exports",
+            Self::LiveAttach => "Live/Attach",
             Self::StatusMesh => "Status/Mesh",
+            Self::StatusTop => "Status/Top",
+            Self::StatusTap => "Status/Tap",
         }
     }
 }
@@ -57,7 +73,7 @@ pub(crate) fn authorise(
 ) -> Option<Caller> {
     let home = caller.trust_domain() == own;
     match method {
-        Method::DiscoveryStream if home => {
+        Method::DiscoveryStream | Method::LiveAttach if home => {
             if let Some((namespace, service_account)) = caller.as_proxy() {
                 let (namespace, service_account) = (namespace.to_owned(), service_account.to_owned());
                 return Some(Caller::Proxy(Subject::Sidecar { namespace, service_account }));
@@ -69,10 +85,17 @@ pub(crate) fn authorise(
             let control = caller.as_component() == Some("control");
             (control && linked.contains(peer)).then(|| Caller::Peer(peer.clone()))
         }
-        Method::StatusMesh if home => {
+        Method::StatusMesh | Method::StatusTop if home => {
             matches!(caller.as_component(), Some("operator" | "ui")).then_some(Caller::Reader)
         }
-        Method::DiscoveryStream | Method::LinkExports | Method::StatusMesh => None,
+        // The dashboard shows many people what it sees; single calls are for one who is named in the record.
+        Method::StatusTap if home => (caller.as_component() == Some("operator")).then_some(Caller::Reader),
+        Method::DiscoveryStream
+        | Method::LinkExports
+        | Method::LiveAttach
+        | Method::StatusMesh
+        | Method::StatusTop
+        | Method::StatusTap => None,
     }
 }
 
@@ -112,8 +135,13 @@ mod tests {
             (Method::DiscoveryStream, "east.bank.example", "ns/bank/proxy/web"),
             (Method::DiscoveryStream, "east.bank.example", "signet/gateway"),
             (Method::LinkExports, "west.bank.example", "signet/control"),
+            (Method::LiveAttach, "east.bank.example", "ns/bank/proxy/web"),
+            (Method::LiveAttach, "east.bank.example", "signet/gateway"),
             (Method::StatusMesh, "east.bank.example", "signet/ui"),
             (Method::StatusMesh, "east.bank.example", "signet/operator"),
+            (Method::StatusTop, "east.bank.example", "signet/ui"),
+            (Method::StatusTop, "east.bank.example", "signet/operator"),
+            (Method::StatusTap, "east.bank.example", "signet/operator"),
         ];
         for method in Method::ALL {
             for domain in ["east.bank.example", "west.bank.example", "north.bank.example"] {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use prometheus_client::registry::Registry;
 use signet_api::control::discovery_server::DiscoveryServer;
 use signet_api::control::link_server::LinkServer;
+use signet_api::control::live_server::LiveServer;
 use signet_api::control::status_server::StatusServer;
 use signet_mtls::grpc::{self, ServeOptions};
 use signet_mtls::{IdentitySource, PeerRule, Select, SpiffeId, SpiffeIdError, alpn, client_config, server_config};
@@ -27,6 +28,7 @@ use crate::gate::Gate;
 use crate::hub::Hub;
 use crate::link::{LinkClient, LinkService};
 use crate::links::LinkTable;
+use crate::live::{LiveHub, LiveService};
 use crate::manifests::DirectorySource;
 use crate::metrics::{ByReason, Metrics};
 use crate::persist::PersistError;
@@ -37,6 +39,8 @@ use crate::status::StatusService;
 
 /// What a report of a proxy may take on the wire; it holds a few short texts.
 const MAX_REQUEST_BYTES: usize = 64 * 1024;
+/// What a proxy shows at once while somebody watches: all its flows, or some dozens of calls.
+const MAX_SIGHTINGS_BYTES: usize = 512 * 1024;
 const DRAIN: Duration = Duration::from_secs(3);
 
 /// Why the control plane could not start.
@@ -239,6 +243,9 @@ impl Control {
             lease_seconds: self.config.link.lease_seconds.max(1),
             cancel: cancel.clone(),
         };
+        let hub = LiveHub::new();
+        let live =
+            LiveService { gate: gate.clone(), world: self.hub.subscribe(), hub: hub.clone(), cancel: cancel.clone() };
         let status = StatusService {
             gate,
             world: self.hub.subscribe(),
@@ -246,11 +253,15 @@ impl Control {
             policy: self.policy.subscribe(),
             links: self.links.subscribe(),
             proxies,
+            live: hub,
+            events: self.events.clone(),
+            cancel: cancel.clone(),
         };
+        let live = LiveServer::new(live).max_decoding_message_size(MAX_SIGHTINGS_BYTES);
         let discovery = DiscoveryServer::new(discovery).max_decoding_message_size(MAX_REQUEST_BYTES);
         let link = LinkServer::new(link).max_decoding_message_size(MAX_REQUEST_BYTES);
         let status = StatusServer::new(status).max_decoding_message_size(MAX_REQUEST_BYTES);
-        Routes::new(discovery).add_service(link).add_service(status)
+        Routes::new(discovery).add_service(link).add_service(live).add_service(status)
     }
 
     fn on_refusal(&self) -> grpc::OnRefusal {

@@ -1,8 +1,9 @@
 //! What the control plane did and refused, as records in the audit log.
 
 use serde_json::{Value, json};
+use signet_api::control::TapFilter;
 use signet_mtls::{SpiffeId, TrustDomain};
-use signet_spool::{Kind, Record, Spool};
+use signet_spool::{Kind, Record, Spool, SpoolError};
 use uuid::Uuid;
 
 use crate::metrics::Metrics;
@@ -72,12 +73,38 @@ impl Events {
         });
     }
 
-    fn append(&self, mut record: Record) {
-        record.id = Uuid::now_v7();
-        record.time_us = jiff::Timestamp::now().as_microsecond();
-        record.kind = Kind::Event;
-        record.producer.clone_from(&self.producer);
-        record.tls = "none".into();
+    /// `operator` is about to watch calls.
+    ///
+    /// # Errors
+    /// When it cannot be recorded; then nobody may watch.
+    pub(crate) fn tap_began(&self, operator: &SpiffeId, filter: &TapFilter, seconds: u32) -> Result<(), SpoolError> {
+        let TapFilter { source, destination, route, path_prefix, decision } = filter;
+        let filter = json!({
+            "source": source, "destination": destination, "route": route, "path_prefix": path_prefix,
+            "decision": decision,
+        });
+        let record = tapped(operator, "began", &json!({ "filter": filter, "seconds": seconds }));
+        self.spool.append(&self.event(record)).map(drop)
+    }
+
+    /// `operator` has watched; `dropped` calls fitted and were not shown.
+    pub(crate) fn tap_ended(&self, operator: &SpiffeId, shown: u64, dropped: u64) {
+        self.append(tapped(operator, "ended", &json!({ "shown": shown, "dropped": dropped })));
+    }
+
+    fn event(&self, record: Record) -> Record {
+        Record {
+            id: Uuid::now_v7(),
+            time_us: jiff::Timestamp::now().as_microsecond(),
+            kind: Kind::Event,
+            producer: self.producer.clone(),
+            tls: "none".into(),
+            ..record
+        }
+    }
+
+    fn append(&self, record: Record) {
+        let record = self.event(record);
         // An event tells what happened already: holding it back would not undo it. It is counted and logged instead.
         if let Err(error) = self.spool.append(&record) {
             self.metrics.events_lost.inc();
@@ -86,5 +113,16 @@ impl Events {
                 "an event could not be recorded; give the spool more space"
             );
         }
+    }
+}
+
+fn tapped(operator: &SpiffeId, reason: &str, detail: &Value) -> Record {
+    Record {
+        action: "mesh:tap".into(),
+        allow: true,
+        reason: reason.to_owned(),
+        source_spiffe_id: Some(operator.to_string()),
+        detail: Some(detail.to_string()),
+        ..Record::default()
     }
 }

@@ -23,6 +23,7 @@ mod gate;
 mod hub;
 mod link;
 pub mod links;
+mod live;
 pub mod manifests;
 mod metrics;
 pub mod model;

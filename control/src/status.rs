@@ -1,15 +1,18 @@
-//! `Status.Mesh`: what the command line and the dashboard show of this cluster.
+//! `Status`: what the command line and the dashboard show of this cluster.
 
 use std::sync::Arc;
 
 use signet_api::control::status_server::Status as StatusApi;
-use signet_api::control::{MeshRequest, MeshState, PolicyStatus};
+use signet_api::control::{MeshRequest, MeshState, PolicyStatus, TapRequest, TopRequest};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::authorise::Method;
+use crate::events::Events;
 use crate::gate::Gate;
 use crate::links::LinkTable;
+use crate::live::{self, LiveHub};
 use crate::manifests::ManifestState;
 use crate::model::World;
 use crate::policy::PolicyState;
@@ -24,10 +27,26 @@ pub(crate) struct StatusService {
     pub(crate) policy: watch::Receiver<PolicyState>,
     pub(crate) links: watch::Receiver<LinkTable>,
     pub(crate) proxies: Proxies,
+    pub(crate) live: LiveHub,
+    pub(crate) events: Events,
+    pub(crate) cancel: CancellationToken,
 }
 
 #[tonic::async_trait]
 impl StatusApi for StatusService {
+    type TopStream = live::TopUpdates;
+    type TapStream = live::TapUpdates;
+
+    async fn top(&self, request: Request<TopRequest>) -> Result<Response<Self::TopStream>, Status> {
+        self.gate.admit(Method::StatusTop, request.extensions())?;
+        live::top(&self.live, request.get_ref(), self.cancel.clone()).map(Response::new)
+    }
+
+    async fn tap(&self, request: Request<TapRequest>) -> Result<Response<Self::TapStream>, Status> {
+        let (operator, _) = self.gate.admit(Method::StatusTap, request.extensions())?;
+        live::tap(&self.live, &self.events, &operator, request.into_inner(), self.cancel.clone()).map(Response::new)
+    }
+
     async fn mesh(&self, request: Request<MeshRequest>) -> Result<Response<MeshState>, Status> {
         self.gate.admit(Method::StatusMesh, request.extensions())?;
         let world = Arc::clone(&self.world.borrow());

@@ -11,7 +11,7 @@ use signet_mtls::{IdentitySource, Usage};
 use signet_observe::trace;
 use signet_policy::Action;
 use signet_proxy::decide::{Call, Enforcer, Peer, Serves, Verdict, reason};
-use signet_proxy::flow::{self, Decided};
+use signet_proxy::flow;
 use signet_proxy::metrics::{Direction, Metrics};
 use signet_proxy::refusal::Refusals;
 use signet_proxy::snapshot::{Exported, Snapshot};
@@ -158,8 +158,9 @@ async fn connect(
             received,
         };
         let unknown = Call { service: flow::UNKNOWN, ..call };
-        shared.metrics.flows.get(unknown.flow_key(Direction::Forward, None)).connected(Decided::Deny);
+        let flow = shared.metrics.flows.get(unknown.flow_key(Direction::Forward, None));
         let verdict = shared.enforcer.deny(&call, NOT_EXPORTED).await;
+        shared.enforcer.seen(&call, flow, &verdict).connected(received.elapsed());
         shared.own.count(Outcome::NotExported);
         return denied(&verdict);
     };
@@ -167,7 +168,7 @@ async fn connect(
     let forward = Forward { caller, exported: Arc::clone(exported), cluster, trace_id, received };
     let verdict = shared.enforcer.decide(&forward.call()).await;
     let flow = shared.metrics.flows.get(forward.call().flow_key(Direction::Forward, None));
-    flow.connected(verdict.allow.into());
+    shared.enforcer.seen(&forward.call(), Arc::clone(&flow), &verdict).connected(received.elapsed());
     if !verdict.allow {
         shared.own.count(Outcome::Denied);
         return denied(&verdict);

@@ -9,6 +9,7 @@ use prometheus_client::registry::Registry;
 use signet_mtls::{IdentitySource, PeerRule, Select, SpiffeId, TrustDomain, alpn};
 use signet_observe::{Admin, Readiness};
 use signet_proxy::decide::{Enforcer, Recorder};
+use signet_proxy::live::Live;
 use signet_proxy::metrics::Metrics;
 use signet_proxy::refusal::Refusals;
 use signet_proxy::snapshot::{Discovery, DiscoveryConfig, ProxyKind, Snapshot};
@@ -73,10 +74,9 @@ pub async fn run(config: Config, cancel: CancellationToken) -> anyhow::Result<()
         state_dir: config.state_dir.clone(),
     };
     let (discovery, snapshots) = Discovery::open(discovery).context("`state_dir` of the configuration")?;
-    let control = component(&identity, &trust_domain, "control")?;
-    tasks.spawn(
-        discovery.with_lost(enforcer.lost()).run(signet_mtls::grpc::channel(&config.control, control), ending.clone()),
-    );
+    let control = signet_mtls::grpc::channel(&config.control, component(&identity, &trust_domain, "control")?);
+    tasks.spawn(discovery.with_lost(enforcer.lost()).run(control.clone(), ending.clone()));
+    tasks.spawn(Live::new(Arc::clone(&metrics.flows), enforcer.taps()).run(control, ending.clone()));
 
     let shared = Arc::new(Shared {
         enforcer: Arc::clone(&enforcer),

@@ -7,6 +7,7 @@ mod call;
 mod clock;
 mod known;
 mod lost;
+mod seen;
 mod text;
 
 use std::sync::Arc;
@@ -31,9 +32,9 @@ use clock::Clock;
 use lost::Before;
 use text::CallText;
 
-use crate::flow::Flow;
-use crate::metrics::{Direction, Metrics};
+use crate::metrics::Metrics;
 use crate::snapshot::Snapshot;
+use crate::tap::Taps;
 use crate::token::{EndUser, Presented, Tokens};
 
 /// What the caller has to enforce.
@@ -87,6 +88,7 @@ pub struct Enforcer {
     /// Counts changes of the trust bundles alone.
     trust_epoch: AtomicU64,
     lost: Arc<LostCalls>,
+    taps: Arc<Taps>,
 }
 
 impl Enforcer {
@@ -102,6 +104,7 @@ impl Enforcer {
             epoch: AtomicU64::new(0),
             trust_epoch: AtomicU64::new(0),
             lost: Arc::default(),
+            taps: Arc::default(),
         })
     }
 
@@ -298,14 +301,6 @@ impl Enforcer {
         self.note_lost(Some(&in_force), call, &decision, now);
         let reason = decision.reason.as_str();
         Some(self.conclude(call, Some(bundle), &decision, reason, None, now).await)
-    }
-
-    /// The series of calls like this one.
-    #[must_use]
-    pub fn flow(&self, call: &Call<'_>, direction: Direction) -> Arc<Flow> {
-        let in_force = self.in_force.load();
-        let route = in_force.as_ref().and_then(|now| now.bundle.template_of(call.service, &call.action));
-        self.metrics.flows.get(call.flow_key(direction, route))
     }
 
     /// Denies for a reason of the data plane's own, and records.

@@ -23,7 +23,7 @@ use tracing::{debug, warn};
 
 use crate::answer::{self, Fault};
 use crate::decide::{Again, Call, Enforcer, Peer, Serves, Verdict, reason};
-use crate::flow::{Decided, Flow};
+use crate::flow::{Decided, Flow, Seen};
 use crate::metrics::{Direction, Metrics};
 use crate::serve::{Signal, Signals, Stop};
 use crate::snapshot::{External, Snapshot};
@@ -62,14 +62,6 @@ pub(crate) enum Refused {
 }
 
 impl Refused {
-    /// As a flow counts it; a call that failed may have been allowed before.
-    pub(crate) fn decided(&self) -> Decided {
-        match self {
-            Self::Denied(_) => Decided::Deny,
-            Self::Failed(_) => Decided::Elsewhere,
-        }
-    }
-
     pub(crate) fn status(&self) -> u16 {
         match self {
             Self::Denied(_) => 403,
@@ -153,8 +145,18 @@ impl Egress {
     }
 
     /// The series of calls like this one.
-    pub(crate) fn flow(&self, asked: &Asked) -> Arc<Flow> {
+    fn flow(&self, asked: &Asked) -> Arc<Flow> {
         self.metrics.flows.get(asked.call().flow_key(Direction::Outbound, None))
+    }
+
+    /// The call as it is counted, and shown to whoever watches, by what [`Egress::open`] gave. One that failed may have
+    /// been allowed before.
+    pub(crate) fn seen<T>(&self, asked: &Asked, opened: &Result<(T, Verdict), Refused>) -> Seen {
+        let flow = self.flow(asked);
+        match opened {
+            Ok((_, verdict)) | Err(Refused::Denied(verdict)) => self.enforcer.seen(&asked.call(), flow, verdict),
+            Err(Refused::Failed(_)) => Seen::new(flow, Decided::Elsewhere),
+        }
     }
 
     /// Decides, records and connects. `http`: what will be spoken is HTTP/1.1.

@@ -18,6 +18,7 @@ use http::{HeaderMap, StatusCode};
 pub use table::Flows;
 
 use crate::metrics::Direction;
+use crate::tap::Tapped;
 use crate::upstream::grpc_failed;
 
 /// Flows that have series of their own.
@@ -25,7 +26,7 @@ pub const LIMIT: usize = 500;
 /// What is called where the snapshot knows no such service.
 pub const UNKNOWN: &str = "unknown";
 /// Who calls without having proved an identity.
-const UNAUTHENTICATED: &str = "unauthenticated";
+pub const UNAUTHENTICATED: &str = "unauthenticated";
 /// All that found no place.
 const OTHER: &str = "other";
 
@@ -104,22 +105,43 @@ pub struct Flow {
 }
 
 /// A call that is being answered: whose series it counts in, and what was decided.
-#[derive(Clone, Debug)]
-pub(crate) struct Seen {
+pub struct Seen {
     pub(crate) flow: Arc<Flow>,
     pub(crate) decided: Decided,
+    tapped: Option<Box<Tapped>>,
 }
 
 impl Seen {
     pub(crate) fn new(flow: Arc<Flow>, decided: impl Into<Decided>) -> Self {
-        Self { flow, decided: decided.into() }
+        Self { flow, decided: decided.into(), tapped: None }
     }
 
-    /// `head` is the answer's, in which gRPC may say that the call failed.
-    pub(crate) fn answered(&self, status: StatusCode, head: &HeaderMap, took: Duration) {
-        self.flow.answered(self.decided, status.as_u16(), took);
+    /// Shows the call to whoever watches, once it is answered.
+    pub(crate) fn tapped(self, tapped: Option<Box<Tapped>>) -> Self {
+        Self { tapped, ..self }
+    }
+
+    /// `took` is the time from the call's arrival to the answer's head.
+    pub(crate) fn answered(&self, status: u16, took: Duration) {
+        self.flow.answered(self.decided, status, took);
+        if let Some(tapped) = &self.tapped {
+            tapped.answered(self.decided, status, took);
+        }
+    }
+
+    /// As [`Seen::answered`], by a head in which gRPC may say that the call failed.
+    pub(crate) fn answered_by(&self, status: StatusCode, head: &HeaderMap, took: Duration) {
+        self.answered(status.as_u16(), took);
         if self.decided != Decided::Deny && grpc_failed(head) {
             self.flow.failed();
+        }
+    }
+
+    /// A TCP connection was asked for.
+    pub fn connected(&self, took: Duration) {
+        self.flow.connected(self.decided);
+        if let Some(tapped) = &self.tapped {
+            tapped.answered(self.decided, 0, took);
         }
     }
 }

@@ -26,7 +26,7 @@ use limit::Limiter;
 
 use crate::decide::{ActionOwned, Asked, Call, Enforcer, Peer, Serves, Verdict, reason};
 use crate::detect::{self, HttpVersion};
-use crate::flow::Flow;
+use crate::flow::{Flow, Seen};
 use crate::metrics::{Direction, Metrics};
 use crate::outbound::ListenError;
 use crate::refusal::Refusals;
@@ -256,6 +256,10 @@ impl Inbound {
     /// The series of calls like this one.
     fn flow(&self, asked: &Asked) -> Arc<Flow> {
         self.enforcer.flow(&asked.call(), Direction::Inbound)
+    }
+
+    fn seen(&self, asked: &Asked, verdict: &Verdict) -> Seen {
+        self.enforcer.seen(&asked.call(), self.flow(asked), verdict)
     }
 
     /// Whether the listener still serves what an open call was opened for, to a peer that is still trusted.

@@ -24,6 +24,7 @@ use crate::decide::{Enforcer, Recorder};
 use crate::egress::Egress;
 use crate::inbound::{Inbound, Intercepted};
 use crate::intercept;
+use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::outbound::Outbound;
 use crate::refusal::Refusals;
@@ -132,7 +133,8 @@ pub async fn run(config: Config, data: Handle, shutdown: impl Future<Output = ()
 
     background.spawn(admin.run(cancel.clone()));
     let control = signet_mtls::grpc::channel(&config.control, component(&source, &td, "control")?);
-    background.spawn(discovery.with_lost(enforcer.lost()).run(control, cancel.clone()));
+    background.spawn(discovery.with_lost(enforcer.lost()).run(control.clone(), cancel.clone()));
+    background.spawn(Live::new(Arc::clone(&metrics.flows), enforcer.taps()).run(control, cancel.clone()));
     // Refusals and records go on until the last call has ended.
     let records = CancellationToken::new();
     background.spawn(refusals.run(records.clone()));

@@ -28,7 +28,7 @@ enum Status {
 }
 
 #[derive(Serialize)]
-struct Check {
+pub(super) struct Check {
     section: &'static str,
     check: String,
     status: Status,
@@ -66,15 +66,21 @@ struct Report<'a> {
     checks: &'a [Check],
 }
 
+/// All that can be checked of a running mesh and this machine, section by section.
+pub(super) async fn all(context: &Context) -> Vec<Check> {
+    let mut checks = machine::checks();
+    checks.extend(running::checks(context).await);
+    // Cluster by cluster they come; a person reads section by section.
+    checks.sort_by_key(|check| SECTIONS.iter().position(|section| *section == check.section));
+    checks
+}
+
 /// Exits 1 when a check failed; warnings do not count.
 pub(crate) async fn run(global: &Global, _arguments: Arguments) -> Result<ExitCode, Failure> {
-    let mut checks = machine::checks();
-    if global.context.is_some() {
-        let context = Context::load(global.context.as_deref())?;
-        checks.extend(running::checks(&context).await);
-        // Cluster by cluster they come; a person reads section by section.
-        checks.sort_by_key(|check| SECTIONS.iter().position(|section| *section == check.section));
-    }
+    let checks = match &global.context {
+        Some(path) => all(&Context::load(Some(path))?).await,
+        None => machine::checks(),
+    };
     let ok = checks.iter().all(|check| check.status != Status::Failed);
     match global.output {
         Format::Table => print(&checks)?,

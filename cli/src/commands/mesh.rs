@@ -1,9 +1,15 @@
-//! `signet mesh`: what the control planes know and whom they lead.
+//! `signet mesh`: what the control planes know, whom they lead, and what passes at this moment.
+
+mod names;
+mod sight;
+mod tap;
+mod top;
 
 use std::process::ExitCode;
 
 use clap::Subcommand;
 use serde::Serialize;
+use serde_json::json;
 use signet_api::control::{MeshRequest, MeshState};
 
 use crate::arguments::Global;
@@ -40,6 +46,10 @@ enum Command {
         #[arg(long)]
         cluster: Option<String>,
     },
+    /// Show who calls what now: rates, success, denials, times, bytes.
+    Top(top::Arguments),
+    /// Show calls as they are answered. Nothing of bodies, queries or headers; that you watch is recorded.
+    Tap(tap::Arguments),
 }
 
 #[derive(Serialize)]
@@ -132,6 +142,8 @@ impl Row for Proxy {
 pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<ExitCode, Failure> {
     let context = Context::load(global.context.as_deref())?;
     match arguments.command {
+        Command::Top(top) => return top::run(global, &context, top).await,
+        Command::Tap(tap) => return tap::run(global, &context, tap).await,
         Command::Services { cluster } => {
             let states = states(&context, cluster.as_deref()).await?;
             let services: Vec<Service> = states.into_iter().flat_map(|(name, state)| services(&name, state)).collect();
@@ -152,6 +164,21 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<ExitCod
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the control plane of one cluster knows, for `signet diagnostics`.
+pub(super) async fn everything(context: &Context, cluster: &str) -> Result<serde_json::Value, Failure> {
+    let mut all = serde_json::Map::new();
+    for (name, state) in states(context, Some(cluster)).await? {
+        let policy = state.policy.clone().unwrap_or_default();
+        all.insert("policy_commit".to_owned(), json!(policy.commit));
+        all.insert("refused".to_owned(), json!([policy.refused_commit, policy.refused_reason]));
+        all.insert("manifest_errors".to_owned(), json!(state.manifest_errors));
+        all.insert("services".to_owned(), json!(services(&name, state.clone())));
+        all.insert("routes".to_owned(), json!(routes(&name, state.clone())));
+        all.insert("proxies".to_owned(), json!(proxies(&name, state)));
+    }
+    Ok(all.into())
 }
 
 async fn states(context: &Context, only: Option<&str>) -> Result<Vec<(String, MeshState)>, Failure> {

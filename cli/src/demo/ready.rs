@@ -84,6 +84,11 @@ fn never_ready(name: &str, last: &str, log: &Path) -> Failure {
 
 /// One GET on a loopback listener: status and body.
 pub(crate) async fn probe(address: SocketAddr, path: &str) -> anyhow::Result<(StatusCode, String)> {
+    fetch(address, path, ANSWER_LIMIT).await
+}
+
+/// As [`probe`], with an answer of up to `limit` bytes.
+pub(crate) async fn fetch(address: SocketAddr, path: &str, limit: usize) -> anyhow::Result<(StatusCode, String)> {
     tokio::time::timeout(PROBE_TIMEOUT, async {
         let stream = TcpStream::connect(address).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
@@ -91,7 +96,7 @@ pub(crate) async fn probe(address: SocketAddr, path: &str) -> anyhow::Result<(St
         let answer = async {
             let response = sender.send_request(request).await?;
             let status = response.status();
-            let body = Limited::new(response.into_body(), ANSWER_LIMIT).collect().await;
+            let body = Limited::new(response.into_body(), limit).collect().await;
             let body = body.map_err(|error| anyhow::anyhow!(error))?.to_bytes();
             Ok::<_, anyhow::Error>((status, String::from_utf8_lossy(&body).into_owned()))
         };

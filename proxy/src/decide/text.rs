@@ -2,9 +2,13 @@
 
 use std::fmt::{self, Write as _};
 
+use signet_api::control::TappedCall;
+use signet_mtls::SpiffeId;
 use signet_policy::Action;
+use uuid::Uuid;
 
 use super::Call;
+use crate::flow::UNAUTHENTICATED;
 use crate::token::EndUser;
 
 /// Text of at most `N` bytes; what does not fit makes it fail as a whole.
@@ -107,6 +111,21 @@ impl<'c> Context<'c> {
 }
 
 impl Call<'_> {
+    /// What somebody who watches is shown of it before its answer.
+    pub(super) fn shown(&self, route: &str, decision_id: Uuid, shows_path: bool) -> TappedCall {
+        let text = CallText::of(self);
+        let path = text.path().filter(|_| shows_path);
+        TappedCall {
+            source: self.peer.id.as_ref().map_or(UNAUTHENTICATED, SpiffeId::as_str).to_owned(),
+            destination: self.service.to_owned(),
+            route: route.to_owned(),
+            action: self.action.cedar_id().to_owned(),
+            path: path.unwrap_or_default().to_owned(),
+            decision_id: decision_id.to_string(),
+            trace_id: text.trace_id().unwrap_or_default().to_owned(),
+            ..TappedCall::default()
+        }
+    }
     /// Every value of the request that a policy could read, by the names of the schema's context; and the digest of the
     /// slice that decided, where the proxy holds one.
     pub(super) fn context<'c>(&'c self, text: &'c CallText<'_>, slice: Option<&'c str>) -> Context<'c> {

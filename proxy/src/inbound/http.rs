@@ -176,7 +176,7 @@ impl Connection {
         let (status, took) = (response.status(), received.elapsed());
         self.inbound.shared.metrics.inbound.answered(protocol, status.as_u16(), took);
         if let Some(seen) = seen {
-            seen.answered(status, response.headers(), took);
+            seen.answered_by(status, response.headers(), took);
             response.body_mut().count(Counted::to_source(seen.flow));
         }
         response
@@ -247,7 +247,7 @@ impl Connection {
             && let Some(limited) = self.inbound.over_limit(port, &mut asked).await
         {
             trace.answered(429);
-            *seen = Some(Seen::new(self.inbound.flow(&asked), false));
+            *seen = Some(self.inbound.seen(&asked, &limited.verdict));
             return answer::limited(form, limited.verdict.decision_id, limited.wait);
         }
         let epoch = self.inbound.enforcer.epoch();
@@ -255,8 +255,7 @@ impl Connection {
             Some(why) => self.inbound.enforcer.deny(&asked.call(), why).await,
             None => self.inbound.decide(port, &mut asked, Presented::of(&parts.headers)).await,
         };
-        let flow = self.inbound.flow(&asked);
-        *seen = Some(Seen::new(Arc::clone(&flow), verdict.allow));
+        let flow = Arc::clone(&seen.insert(self.inbound.seen(&asked, &verdict)).flow);
         if !verdict.allow {
             let answer = match verdict.token_refused {
                 true => answer::token_refused(form, verdict.decision_id),

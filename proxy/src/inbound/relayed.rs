@@ -1,6 +1,7 @@
 //! The inbound side's part in the relay: decides each request from a slice of the bundle, and the open call again when
 //! something changed.
 
+use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -47,9 +48,10 @@ struct OpenCall {
     decision_id: Uuid,
     /// Once it was decided.
     seen: Option<Seen>,
-    service: Option<(Arc<str>, u16)>,
-    cluster: Option<Arc<str>>,
-    due_us: Option<i64>,
+    /// The service of this port, by its place, that it was allowed for last; `None`: the call is not open.
+    open: Option<(Arc<Port>, usize)>,
+    /// Unix microseconds; one word, because it stays with each idle connection.
+    due_us: Option<NonZero<i64>>,
 }
 
 impl OpenCall {
@@ -91,66 +93,68 @@ impl Relayed {
                 trace_id: [0; 16],
                 decision_id: Uuid::nil(),
                 seen: None,
-                service: None,
-                cluster: None,
+                open: None,
                 due_us: None,
             },
         }
     }
 
-    async fn decide(&mut self, port: &Port) -> Option<Admitted> {
-        let flows = &self.inbound.shared.metrics.flows;
+    async fn decide(&mut self, port: &Arc<Port>) -> Option<Admitted> {
         if let Some((service, wait)) = super::over(port, &self.peer) {
             let call = self.call.of(&self.peer, &self.own, service, port);
             let limited = self.inbound.limited(&call, wait).await;
             let flow = self.inbound.enforcer.flow(&call, Direction::Inbound);
-            self.call.seen = Some(Seen::new(flow, false));
+            self.call.seen = Some(self.inbound.enforcer.seen(&call, flow, &limited.verdict));
             let answer = answer::limited(Form::Http, limited.verdict.decision_id, limited.wait);
             return Some(Admitted::Answer(Box::new(answer)));
         }
         self.known.resize_with(port.services.len(), || None);
-        let mut allowed = None;
-        for (service, known) in port.services.iter().zip(&mut self.known) {
+        for (index, (service, known)) in port.services.iter().zip(&mut self.known).enumerate() {
             let call = self.call.of(&self.peer, &self.own, service, port);
             let verdict = self.inbound.enforcer.decide_known(&call, known).await?;
             let flow = match known {
-                Some(known) => known.flow(flows, &call),
+                Some(known) => known.flow(&self.inbound.shared.metrics.flows, &call),
                 None => self.inbound.enforcer.flow(&call, Direction::Inbound),
             };
-            self.call.seen = Some(Seen::new(flow, verdict.allow));
+            self.call.seen = Some(self.inbound.enforcer.seen(&call, flow, &verdict));
             if !verdict.allow {
+                self.call.open = None;
                 return Some(Admitted::Answer(Box::new(answer::denied(Form::Http, verdict.decision_id))));
             }
-            allowed = Some((service, verdict));
+            self.call.decision_id = verdict.decision_id;
+            self.call.due_us = due(verdict.expires_at_us);
+            self.call.open = Some((Arc::clone(port), index));
         }
-        let (service, verdict) = allowed?;
-        self.call.decision_id = verdict.decision_id;
-        self.call.due_us = verdict.expires_at_us;
-        self.call.service = Some((Arc::clone(&service.service), service.port));
-        self.call.cluster = Some(Arc::clone(&port.cluster));
+        self.call.open.as_ref()?;
         self.inbound.shared.metrics.carried(&self.peer);
         Some(Admitted::Forward(Arc::clone(&port.app)))
     }
 
     /// The open call as a question that can be asked again. `None`: there is none.
     fn asked(&self) -> Option<Asked> {
-        let (service, dst_port) = self.call.service.clone()?;
+        let (port, index) = self.call.open.as_ref()?;
+        let service = port.services.get(*index)?;
         Some(Asked {
             peer: Arc::clone(&self.peer),
             destination: Arc::clone(&self.own),
-            service,
+            service: Arc::clone(&service.service),
             action: ActionOwned::Http {
                 method: Method::from_bytes(self.call.method.as_bytes()).ok()?,
                 path: PathAndQuery::try_from(self.call.path.as_str()).ok()?,
                 host: Host::Header(HeaderValue::from_str(&self.call.host).ok()?),
             },
-            dst_cluster: self.call.cluster.clone()?,
-            dst_port,
+            dst_cluster: Arc::clone(&port.cluster),
+            dst_port: service.port,
             end_user: None,
             trace_id: Some(self.call.trace_id),
             received: self.call.received,
         })
     }
+}
+
+/// A time before all others is as good as the first microsecond.
+fn due(expires_at_us: Option<i64>) -> Option<NonZero<i64>> {
+    NonZero::new(expires_at_us?.max(1))
 }
 
 /// Whether calls to this port can be relayed. What the relay does not know about a port has to be refused here: it reads
@@ -210,7 +214,7 @@ impl Role for Relayed {
         let took = at.saturating_duration_since(self.call.received);
         self.inbound.shared.metrics.inbound.answered(Protocol::Http, status, took);
         if let Some(seen) = &self.call.seen {
-            seen.flow.answered(seen.decided, status, took);
+            seen.answered(status, took);
         }
     }
 
@@ -224,7 +228,7 @@ impl Role for Relayed {
         let ends_us = self.ends_us;
         tokio::select! {
             signal = self.signals.next(|| ends_us) => self.seen = signal,
-            () = serve::until(self.call.due_us) => self.seen = Signal::Due,
+            () = serve::until(self.call.due_us.map(NonZero::get)) => self.seen = Signal::Due,
         }
     }
 
@@ -255,7 +259,7 @@ impl Role for Relayed {
                 Looked::Denied(Box::new(answer::denied(Form::Http, verdict.decision_id)))
             }
             Again::GoesOn { expires_at_us } => {
-                self.call.due_us = expires_at_us;
+                self.call.due_us = due(expires_at_us);
                 Looked::GoesOn
             }
         }
@@ -266,7 +270,7 @@ impl Role for Relayed {
     }
 
     fn closed(&mut self) {
-        self.call.service = None;
+        self.call.open = None;
         self.call.due_us = None;
     }
 }

@@ -25,8 +25,8 @@ where
     let (asked, verdict) = decide(inbound, &port, peer, received).await;
     let status = if verdict.allow { 200 } else { 403 };
     inbound.shared.metrics.inbound.answered(Protocol::Tcp, status, received.elapsed());
-    let flow = inbound.flow(&asked);
-    flow.connected(verdict.allow.into());
+    let seen = inbound.seen(&asked, &verdict);
+    seen.connected(received.elapsed());
     if !verdict.allow {
         // A clean end without a byte of the server's.
         let _ = stream.shutdown().await;
@@ -36,7 +36,7 @@ where
         Ok(app) => app,
         Err(error) => {
             debug!(error = %signet_observe::error_chain(&error), "the app could not be reached");
-            flow.failed();
+            seen.flow.failed();
             let _ = stream.shutdown().await;
             return;
         }

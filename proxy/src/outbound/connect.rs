@@ -61,8 +61,10 @@ pub(super) async fn open(client: &Arc<Client>, mut request: Request<Incoming>, r
             trace_id: Some(trace.id()),
             received,
         };
-        client.outbound.unknown_flow(&client.peer).connected(Decided::Deny);
-        let verdict = client.outbound.enforcer.deny(&call, reason::UNKNOWN_SERVICE).await;
+        let outbound = &client.outbound;
+        let verdict = outbound.enforcer.deny(&call, reason::UNKNOWN_SERVICE).await;
+        let seen = outbound.enforcer.seen(&call, outbound.unknown_flow(&client.peer), &verdict);
+        seen.connected(received.elapsed());
         return answer::denied(Form::Http, verdict.decision_id);
     };
     let (upgrade, version) = (hyper::upgrade::on(&mut request), request.version());

@@ -158,7 +158,7 @@ impl Client {
         let (status, took) = (response.status(), received.elapsed());
         self.outbound.shared.metrics.outbound.answered(protocol, status.as_u16(), took);
         if let Some(seen) = seen {
-            seen.answered(status, response.headers(), took);
+            seen.answered_by(status, response.headers(), took);
             response.body_mut().count(Counted::to_source(seen.flow));
         }
         response
@@ -194,8 +194,8 @@ impl Client {
                 let request = (parts, body);
                 return self.request_outside(external, request, (&host, path), (form, &trace), received, seen).await;
             }
-            *seen = Some(Seen::new(self.outbound.unknown_flow(&self.peer), Decided::Deny));
-            return self.unknown(&parts.method, &path, &host, form, trace.id(), received).await;
+            let trace_id = trace.id();
+            return self.unknown((&parts.method, &path, &host), form, trace_id, received, seen).await;
         };
         *protocol = to.service.protocol;
         *seen = Some(Seen::new(Arc::clone(to.flow(&self.outbound.shared)), Decided::Elsewhere));
@@ -291,12 +291,11 @@ impl Client {
     /// Denies a call to what is not in the snapshot, and records it.
     async fn unknown(
         &self,
-        method: &Method,
-        path: &PathAndQuery,
-        host: &Host,
+        (method, path, host): (&Method, &PathAndQuery, &Host),
         form: Form,
         trace_id: [u8; 16],
         received: Instant,
+        seen: &mut Option<Seen>,
     ) -> Response<Body> {
         let normal = signet_policy::normalise_path(path.path()).unwrap_or_default();
         let (service, grpc_method) = crate::decide::grpc_parts(&normal).unwrap_or_default();
@@ -317,6 +316,7 @@ impl Client {
             received,
         };
         let verdict = self.outbound.enforcer.deny(&call, reason::UNKNOWN_SERVICE).await;
+        *seen = Some(self.outbound.enforcer.seen(&call, self.outbound.unknown_flow(&self.peer), &verdict));
         answer::denied(form, verdict.decision_id)
     }
 }

@@ -19,7 +19,6 @@ use super::http::{Client, Reach};
 use super::table::Destination;
 use crate::decide::{Call, Peer, reason};
 use crate::detect::{self, First};
-use crate::flow::Decided;
 use crate::intercept::OriginalDst;
 use crate::limits;
 use crate::metrics::Direction;
@@ -140,8 +139,9 @@ impl Outbound {
                     trace_id: None,
                     received,
                 };
-                self.unknown_flow(&peer).connected(Decided::Deny);
-                self.enforcer.deny(&call, reason::UNKNOWN_SERVICE).await;
+                let verdict = self.enforcer.deny(&call, reason::UNKNOWN_SERVICE).await;
+                let seen = self.enforcer.seen(&call, self.unknown_flow(&peer), &verdict);
+                seen.connected(received.elapsed());
                 403
             }
         };

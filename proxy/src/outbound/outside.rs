@@ -18,7 +18,7 @@ use crate::answer::{self, Form};
 use crate::body::{Body, Counted};
 use crate::decide::{Host, Peer, Verdict};
 use crate::egress::{Asked, Egress, Outside, Refused};
-use crate::flow::{Decided, Seen};
+use crate::flow::Seen;
 use crate::snapshot::External;
 use crate::tls::Wire;
 use crate::trace::Trace;
@@ -100,15 +100,12 @@ impl Client {
         seen: &mut Option<Seen>,
     ) -> Response<Body> {
         let asked = Asked { external, peer: Arc::clone(&self.peer), sni: None, trace_id: Some(trace.id()), received };
-        let flow = egress.flow(&asked);
-        let (outside, verdict) = match egress.open(&asked, true).await {
+        let opened = egress.open(&asked, true).await;
+        let flow = Arc::clone(&seen.insert(egress.seen(&asked, &opened)).flow);
+        let (outside, verdict) = match opened {
             Ok(opened) => opened,
-            Err(refused) => {
-                *seen = Some(Seen::new(flow, refused.decided()));
-                return refusal(form, refused);
-            }
+            Err(refused) => return refusal(form, refused),
         };
-        *seen = Some(Seen::new(Arc::clone(&flow), Decided::Allow));
         headers::strip(&mut parts.headers);
         forward::shape(&mut parts, Wire::Http1, path, host);
         forward::frame(&mut parts, Wire::Http1, &body);
@@ -145,10 +142,10 @@ impl Client {
 /// Opens a connection that is counted as one.
 async fn connect(egress: &Egress, asked: &Asked) -> Result<(Box<dyn Outside>, Verdict), Refused> {
     let opened = egress.open(asked, false).await;
-    let flow = egress.flow(asked);
-    flow.connected(opened.as_ref().map_or_else(Refused::decided, |_| Decided::Allow));
+    let seen = egress.seen(asked, &opened);
+    seen.connected(asked.received.elapsed());
     if let Err(Refused::Failed(_)) = opened {
-        flow.failed();
+        seen.flow.failed();
     }
     opened
 }

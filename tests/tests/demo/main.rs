@@ -17,6 +17,7 @@ mod demos;
 mod evidence;
 mod exports;
 mod faults;
+mod live;
 mod manifests;
 mod policy_changes;
 mod reads;
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
         dashboard::TESTS,
         evidence::TESTS,
         exports::TESTS,
+        live::TESTS,
         manifests::TESTS,
         policy_changes::TESTS,
         reads::TESTS,
@@ -84,14 +86,16 @@ fn main() -> ExitCode {
             Trial::test(name, move || shared.run(test).map_err(failed))
         })
         .collect();
-    trials.extend([traces::TESTS, demos::TESTS].concat().into_iter().map(|(name, test): (&str, OwnTest)| {
-        let shared = shared.clone();
-        Trial::test(name, move || {
-            // Two machines' worth of processes on two cores would measure the machine.
-            shared.stop();
-            test().map_err(failed)
-        })
-    }));
+    trials.extend([traces::TESTS, demos::TESTS].concat().into_iter().map(
+        |(name, test): (&str, OwnTest)| {
+            let shared = shared.clone();
+            Trial::test(name, move || {
+                // Two machines' worth of processes on two cores would measure the machine.
+                shared.stop();
+                test().map_err(failed)
+            })
+        },
+    ));
     let conclusion = libtest_mimic::run(&arguments, trials);
     shared.stop();
     conclusion.exit_code()
