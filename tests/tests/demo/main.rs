@@ -14,6 +14,7 @@ mod bank;
 mod command_line;
 mod dashboard;
 mod demos;
+mod disks;
 mod evidence;
 mod exports;
 mod faults;
@@ -86,7 +87,7 @@ fn main() -> ExitCode {
             Trial::test(name, move || shared.run(test).map_err(failed))
         })
         .collect();
-    trials.extend([traces::TESTS, demos::TESTS].concat().into_iter().map(
+    trials.extend([traces::TESTS, demos::TESTS, disks::TESTS].concat().into_iter().map(
         |(name, test): (&str, OwnTest)| {
             let shared = shared.clone();
             Trial::test(name, move || {
