@@ -42,6 +42,9 @@ pub struct Config {
     /// Who is told when recording fails.
     #[serde(default)]
     pub alerts: AlertsConfig,
+    /// Systems that get each record as it comes.
+    #[serde(default)]
+    pub export: Vec<ExportConfig>,
     /// Logs and traces.
     #[serde(default)]
     pub telemetry: TelemetryConfig,
@@ -75,6 +78,64 @@ pub struct WebhookConfig {
     pub url: String,
     /// Holds the secret that signs; readable by its owner alone.
     pub secret_file: PathBuf,
+    /// PEM file with the authorities that vouch for the host.
+    #[serde(default = "system_authorities")]
+    pub authorities: PathBuf,
+}
+
+/// A system that gets each record as it comes; exactly one of the three ways to it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExportConfig {
+    /// Names its cursor, for good: under another name it begins with the first record.
+    pub name: String,
+    /// Splunk's HTTP Event Collector, or what speaks like it.
+    #[serde(default)]
+    pub hec: Option<HecConfig>,
+    /// OTLP logs over HTTP, as JSON.
+    #[serde(default)]
+    pub otlp: Option<OtlpConfig>,
+    /// Syslog (RFC 5424) over TLS (RFC 5425).
+    #[serde(default)]
+    pub syslog: Option<SyslogConfig>,
+}
+
+/// Splunk's HTTP Event Collector.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HecConfig {
+    /// `https://HOST:8088/services/collector/event`.
+    pub url: String,
+    /// Holds the token; readable by its owner alone.
+    pub token_file: PathBuf,
+    /// Whether the receiver's indexer acknowledges (`/services/collector/ack`); without it, having answered counts.
+    #[serde(default)]
+    pub acknowledge: bool,
+    /// PEM file with the authorities that vouch for the host.
+    #[serde(default = "system_authorities")]
+    pub authorities: PathBuf,
+}
+
+/// OTLP logs over HTTP.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OtlpConfig {
+    /// `https://HOST:4318/v1/logs`.
+    pub url: String,
+    /// Holds a bearer token, where the collector wants one.
+    #[serde(default)]
+    pub token_file: Option<PathBuf>,
+    /// PEM file with the authorities that vouch for the host.
+    #[serde(default = "system_authorities")]
+    pub authorities: PathBuf,
+}
+
+/// Syslog over TLS.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SyslogConfig {
+    /// `HOST:6514`.
+    pub address: String,
     /// PEM file with the authorities that vouch for the host.
     #[serde(default = "system_authorities")]
     pub authorities: PathBuf,
@@ -170,6 +231,7 @@ impl Config {
                 "webhook": self.alerts.webhook.as_ref().map(|webhook| &webhook.url),
                 "review_every_hours": self.alerts.review_every_hours,
             },
+            "export": self.export.iter().map(|export| &export.name).collect::<Vec<_>>(),
             "witness": self.witness.as_ref().map(|witness| &witness.logs),
             "witnesses": self.witnesses.iter().map(|asked| [&asked.url, &asked.key]).collect::<Vec<_>>(),
         })

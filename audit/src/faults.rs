@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-/// A fault that nobody speaks of for this long is over.
-const VALID: Duration = Duration::from_secs(20);
+/// A fault that nobody speaks of for this long is over. Longer than any part takes from one failure to the next.
+const VALID: Duration = Duration::from_secs(40);
 /// Faults at once; more are in the log of this process only.
 const MOST: usize = 2_000;
 
@@ -18,6 +18,8 @@ const MOST: usize = 2_000;
 pub(crate) enum Cause {
     /// A producer's clock is more than a second off.
     Clock,
+    /// A continuous export is not taken.
+    Export,
     /// Records are not taken, of all producers or of one.
     Ingestion,
     /// A producer skipped records, or fell silent.
@@ -31,13 +33,14 @@ pub(crate) enum Cause {
 }
 
 impl Cause {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Clock, Self::Ingestion, Self::Missing, Self::Review, Self::Sequencing, Self::Spool];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Clock, Self::Export, Self::Ingestion, Self::Missing, Self::Review, Self::Sequencing, Self::Spool];
 
     /// As records, metrics and webhooks name it.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Clock => "clock_offset",
+            Self::Export => "export_failed",
             Self::Ingestion => "ingestion_failed",
             Self::Missing => "records_missing",
             Self::Review => "review_overdue",

@@ -24,6 +24,12 @@ pub(crate) struct OfCause {
     cause: &'static str,
 }
 
+/// A continuous export.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct OfExport {
+    pub(crate) export: String,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct WithOutcome {
     outcome: &'static str,
@@ -51,6 +57,10 @@ pub struct Metrics {
     alerts: Family<OfCause, Gauge>,
     webhooks: Family<WithOutcome, Counter>,
     pub(crate) unkept_alerts: Counter,
+    pub(crate) exported: Family<OfExport, Counter>,
+    pub(crate) export_failures: Family<OfExport, Counter>,
+    pub(crate) export_behind: Family<OfExport, Gauge>,
+    pub(crate) export_missing: Family<OfExport, Counter>,
 }
 
 impl Default for Metrics {
@@ -75,6 +85,10 @@ impl Default for Metrics {
             alerts: Family::default(),
             webhooks: Family::default(),
             unkept_alerts: Counter::default(),
+            exported: Family::default(),
+            export_failures: Family::default(),
+            export_behind: Family::default(),
+            export_missing: Family::default(),
         }
     }
 }
@@ -144,6 +158,22 @@ impl Metrics {
             "unkept_alerts",
             "Changes of alerts that found no room to wait for PostgreSQL in and were not recorded",
             self.unkept_alerts.clone(),
+        );
+        registry.register(
+            "exported_records",
+            "Records that a continuous export's receiver took",
+            self.exported.clone(),
+        );
+        registry.register("export_failures", "Batches that a receiver did not take", self.export_failures.clone());
+        registry.register(
+            "export_behind_records",
+            "Records below the newest checkpoint that a receiver has not taken",
+            self.export_behind.clone(),
+        );
+        registry.register(
+            "export_missing_records",
+            "Leaves that had no row when it was their turn",
+            self.export_missing.clone(),
         );
     }
 }

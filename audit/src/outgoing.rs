@@ -1,12 +1,14 @@
-//! HTTPS calls to systems outside of the mesh: webhooks. Not the mesh's TLS: they have no SPIFFE ID, but a name that
+//! TLS connections and HTTPS calls to systems outside of the mesh: webhooks, SIEMs. Not the mesh's TLS: they have no SPIFFE ID, but a name that
 //! authorities in a PEM file vouch for. No redirect is followed.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST};
+use http::uri::{Authority, PathAndQuery};
 use http::{HeaderName, HeaderValue, Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
@@ -15,9 +17,10 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 /// A whole call, connecting included.
-const DEADLINE: Duration = Duration::from_secs(10);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 /// What is read of an answer's body.
 const MAX_ANSWER: usize = 64 * 1024;
 
@@ -41,7 +44,7 @@ pub(crate) enum BadTarget {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CallError {
     #[error("cannot connect")]
-    Connect(#[source] std::io::Error),
+    Connect(#[source] io::Error),
     #[error("the connection broke")]
     Http(#[from] hyper::Error),
     #[error("the answer is too long or broke off")]
@@ -50,15 +53,47 @@ pub(crate) enum CallError {
     Timeout,
 }
 
-/// An address that is called over TLS.
+/// A host that is connected to over TLS.
 #[derive(Debug, Clone)]
-pub(crate) struct Target {
+pub(crate) struct Host {
     tls: Arc<ClientConfig>,
     name: ServerName<'static>,
     /// `host:port`.
-    authority: String,
+    address: String,
+}
+
+impl Host {
+    /// The host that `authority` (`host:port`) names.
+    ///
+    /// # Errors
+    /// When it is none, or no authority can be read.
+    pub(crate) fn new(authority: &Authority, default_port: u16, authorities: &Path) -> Result<Self, BadTarget> {
+        let bad = || BadTarget::Url(authority.to_string());
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+        if authority.as_str().contains('@') {
+            return Err(bad());
+        }
+        Ok(Self {
+            tls: client_config(authorities)?,
+            name: ServerName::try_from(host.to_owned()).map_err(|_| bad())?,
+            address: format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(default_port)),
+        })
+    }
+
+    /// # Errors
+    /// When there is no connection, or it is with another host.
+    pub(crate) async fn connect(&self) -> io::Result<TlsStream<TcpStream>> {
+        let stream = TcpStream::connect(&self.address).await?;
+        TlsConnector::from(Arc::clone(&self.tls)).connect(self.name.clone(), stream).await
+    }
+}
+
+/// An address that is called over TLS.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    at: Host,
     host: HeaderValue,
-    path: String,
+    path: PathAndQuery,
 }
 
 impl Target {
@@ -71,14 +106,17 @@ impl Target {
         if uri.scheme_str() != Some("https") || authority.as_str().contains('@') {
             return Err(bad());
         }
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
         Ok(Self {
-            tls: client_config(authorities)?,
-            name: ServerName::try_from(host.to_owned()).map_err(|_| bad())?,
-            authority: format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(443)),
+            at: Host::new(authority, 443, authorities)?,
             host: HeaderValue::from_str(authority.as_str()).map_err(|_| bad())?,
-            path: uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string),
+            path: uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")),
         })
+    }
+
+    /// The same host with another last part of the path.
+    pub(crate) fn sibling(&self, name: &str) -> Option<Self> {
+        let (parent, _) = self.path.path().rsplit_once('/')?;
+        Some(Self { path: format!("{parent}/{name}").parse().ok()?, ..self.clone() })
     }
 
     /// Posts a body of `content_type` with these headers too; gives the answer's status and the start of its body.
@@ -88,12 +126,12 @@ impl Target {
     pub(crate) async fn post(
         &self,
         content_type: &'static str,
-        headers: Vec<(HeaderName, HeaderValue)>,
+        headers: impl IntoIterator<Item = (HeaderName, HeaderValue)>,
         body: Bytes,
     ) -> Result<(StatusCode, Bytes), CallError> {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = http::Method::POST;
-        *request.uri_mut() = self.path.parse().unwrap_or_default();
+        *request.uri_mut() = Uri::from(self.path.clone());
         request.headers_mut().insert(HOST, self.host.clone());
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         request.headers_mut().extend(headers);
@@ -101,9 +139,7 @@ impl Target {
     }
 
     async fn call(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), CallError> {
-        let stream = TcpStream::connect(&self.authority).await.map_err(CallError::Connect)?;
-        let connecting = TlsConnector::from(Arc::clone(&self.tls)).connect(self.name.clone(), stream);
-        let stream = connecting.await.map_err(CallError::Connect)?;
+        let stream = self.at.connect().await.map_err(CallError::Connect)?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let answer = async {
             let (head, body) = sender.send_request(request).await?.into_parts();

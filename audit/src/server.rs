@@ -17,6 +17,7 @@ use crate::access::AccessService;
 use crate::alerts::Alerts;
 use crate::checkpoint::{Latest, Signer};
 use crate::config::Config;
+use crate::continuous;
 use crate::faults::Faults;
 use crate::ingest::IngestService;
 use crate::metrics::Metrics;
@@ -142,6 +143,7 @@ pub async fn serve(
     let faults = Faults::default();
     let (to_record, failing) = (recorder.clone(), readiness.clone());
     let alerts = Alerts::new(&config.alerts, store.clone(), to_record, faults.clone(), failing, metrics.clone())?;
+    let exports = continuous::open(&config.export, &store, &recorder, &faults, &metrics)?;
     let access = AccessService::new(trust_domain.clone(), key, recorder, store.clone());
     let service = IngestService::new(trust_domain.clone(), store.clone(), queue, metrics, faults);
     let tls = signet_mtls::server_config_with_rule(
@@ -172,6 +174,9 @@ pub async fn serve(
     tasks.spawn(finish(signer.run(stop.clone())));
     tasks.spawn(finish(silence.run(stop.clone())));
     tasks.spawn(finish(alerts.run(stop.clone())));
+    for export in exports {
+        tasks.spawn(finish(export.run(stop.clone())));
+    }
     tasks.spawn(finish(keep_partitions(store, database, stop.clone())));
     ready(addresses);
     let mut result = Ok(());

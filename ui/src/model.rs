@@ -69,7 +69,7 @@ pub struct Posture {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Alert {
     pub log: String,
-    /// `clock_offset`, `ingestion_failed`, `records_missing`, `review_overdue`, `sequencing_failed` or `spool_failed`.
+    /// `clock_offset`, `export_failed`, `ingestion_failed`, `records_missing`, `review_overdue`, `sequencing_failed` or `spool_failed`.
     pub cause: String,
     /// A producer's SPIFFE ID, a log, or a part of the audit service.
     pub subject: String,

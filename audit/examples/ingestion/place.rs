@@ -84,6 +84,7 @@ impl Place {
             witnesses: Vec::new(),
             silent_after_seconds: signet_audit::config::default_silent_after(),
             alerts: signet_audit::config::AlertsConfig::default(),
+            export: Vec::new(),
             telemetry: signet_observe::TelemetryConfig::default(),
         };
         let cancel = CancellationToken::new();

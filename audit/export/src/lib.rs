@@ -7,11 +7,11 @@ pub mod controls;
 pub mod evidence;
 pub mod export;
 mod format;
-mod row;
 
 use aws_lc_rs::digest::{SHA256, digest};
 
 pub use format::Format;
+pub(crate) use signet_audit::row;
 
 /// SHA-256 as 32 bytes.
 fn sha256(bytes: &[u8]) -> [u8; 32] {

@@ -125,6 +125,7 @@ pub fn service(arguments: &[&str]) -> ExitCode {
         witnesses: Vec::new(),
         silent_after_seconds: 86_400,
         alerts: signet_audit::config::AlertsConfig::default(),
+        export: Vec::new(),
         telemetry: signet_observe::TelemetryConfig::default(),
     };
     let cancel = CancellationToken::new();

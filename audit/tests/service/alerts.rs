@@ -12,6 +12,7 @@ use signet_mtls::testing::Ca;
 use uuid::Uuid;
 
 use crate::fixture::{Service, WEB, batch, config, entries, until};
+use crate::outside::secret;
 use crate::webhook::Webhook;
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -31,15 +32,13 @@ async fn each_failure_of_recording_is_an_alert_within_30_seconds() {
     let mut postgres = Postgres::start().unwrap();
     let directory = tempfile::tempdir().unwrap();
     let webhook = Webhook::start(directory.path()).await;
-    let secret_file = directory.path().join("secret");
-    std::fs::write(&secret_file, SECRET).unwrap();
-    std::fs::set_permissions(&secret_file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let secret_file = secret(directory.path(), "secret", SECRET);
     let mut config = config(&postgres, directory.path(), "east.bank.example");
     config.alerts = AlertsConfig {
         webhook: Some(WebhookConfig {
-            url: format!("https://localhost:{}/alerts", webhook.address.port()),
+            url: webhook.server.url("/alerts"),
             secret_file,
-            authorities: webhook.authorities.clone(),
+            authorities: webhook.server.authorities.clone(),
         }),
         // 14.4 s: long enough that a review lasts until it is seen to be done.
         review_every_hours: Some(0.004),
@@ -116,14 +115,13 @@ async fn a_webhook_that_cannot_be_called_safely_stops_the_service_with_the_reaso
     let postgres = Postgres::start().unwrap();
     let directory = tempfile::tempdir().unwrap();
     let webhook = Webhook::start(directory.path()).await;
-    let secret_file = directory.path().join("secret");
-    std::fs::write(&secret_file, SECRET).unwrap();
+    let secret_file = secret(directory.path(), "secret", SECRET);
     for (url, mode, said) in
         [("http://localhost/alerts", 0o600, "is not https://"), ("https://localhost/alerts", 0o644, "chmod 600")]
     {
         std::fs::set_permissions(&secret_file, std::fs::Permissions::from_mode(mode)).unwrap();
         let mut config = config(&postgres, directory.path(), "east.bank.example");
-        let (url, authorities) = (url.to_owned(), webhook.authorities.clone());
+        let (url, authorities) = (url.to_owned(), webhook.server.authorities.clone());
         config.alerts.webhook = Some(WebhookConfig { url, secret_file: secret_file.clone(), authorities });
         let refused = Service::start_as(config, Ca::new("east.bank.example")).await.map(|_| ()).unwrap_err();
         assert!(format!("{refused:#}").contains(said), "{refused:#}");

@@ -53,6 +53,7 @@ pub fn config(postgres: &Postgres, directory: &Path, trust_domain: &str) -> Conf
         witnesses: Vec::new(),
         silent_after_seconds: signet_audit::config::default_silent_after(),
         alerts: AlertsConfig::default(),
+        export: Vec::new(),
         telemetry: signet_observe::TelemetryConfig::default(),
     }
 }

@@ -10,10 +10,12 @@
 
 mod access;
 mod alerts;
+mod exports;
 mod faults;
 mod fixture;
 mod ingest;
 mod log;
+mod outside;
 mod questions;
 mod silence;
 mod tamper;

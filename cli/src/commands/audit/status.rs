@@ -191,6 +191,9 @@ fn of_alert(alert: &Alert) -> Option<Finding> {
         "ingestion_failed" => {
             ("ingestion", State::Failed, "see the audit service's log; producers keep what is not taken")
         }
+        "export_failed" => {
+            ("export", State::Failed, "see the receiver, then the audit service's log; nothing is skipped")
+        }
         _ => ("alert", State::Failed, "see the audit service's log"),
     };
     Some(Finding::bad(&alert.subject, part, state, alert.detail.clone(), next))

@@ -168,7 +168,7 @@ export interface components {
     schemas: {
         /** @description Something that fails in recording. */
         Alert: {
-            /** @description `clock_offset`, `ingestion_failed`, `records_missing`, `review_overdue`, `sequencing_failed` or `spool_failed`. */
+            /** @description `clock_offset`, `export_failed`, `ingestion_failed`, `records_missing`, `review_overdue`, `sequencing_failed` or `spool_failed`. */
             cause: string;
             detail: string;
             log: string;

@@ -54,6 +54,7 @@ function storeConcerns({ store }: Posture): Concern[] {
 
 const causes: Record<string, string> = {
   clock_offset: "a clock is off",
+  export_failed: "a continuous export is not taken",
   ingestion_failed: "records are not taken",
   records_missing: "records are missing",
   review_overdue: "a review of the log is overdue",

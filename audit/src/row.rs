@@ -1,47 +1,62 @@
-//! The columns of an export, once for every format: name, type, and where the value comes from.
+//! The columns of an export, once for every format and for what is exported continuously: name, type, and where the value comes from.
 //!
 //! Values come from the record's canonical bytes, not from the store's columns: what was signed for is what leaves.
 
 use std::borrow::Cow;
 
+use crate::query::StoredRecord;
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
-use signet_audit::query::StoredRecord;
 use signet_spool::Kind;
 
 /// A record on its way out.
 #[derive(Clone, Copy)]
-pub(crate) struct Row<'a> {
-    pub(crate) log: &'a str,
-    pub(crate) stored: &'a StoredRecord,
+pub struct Row<'a> {
+    /// Origin of its log.
+    pub log: &'a str,
+    /// The record.
+    pub stored: &'a StoredRecord,
 }
 
 /// A value of a column.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Value<'a> {
+pub enum Value<'a> {
+    /// Absent.
     Null,
+    /// Text.
     Text(Cow<'a, str>),
+    /// A whole number.
     Long(i64),
     /// Unix microseconds.
     Time(i64),
+    /// Several texts.
     Texts(Vec<&'a str>),
+    /// Names and values.
     Pairs(&'a [(String, String)]),
 }
 
 /// The type of a column, the same in every row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Type {
+pub enum Type {
+    /// Text.
     Text,
+    /// A whole number.
     Long,
+    /// A time.
     Time,
+    /// Several texts.
     Texts,
     /// Names and values; JSON where a format has no such type.
     Pairs,
 }
 
-pub(crate) struct Column {
-    pub(crate) name: &'static str,
-    pub(crate) kind: Type,
-    pub(crate) value: for<'a> fn(&Row<'a>) -> Value<'a>,
+/// A column.
+pub struct Column {
+    /// Its name, for good.
+    pub name: &'static str,
+    /// Its type.
+    pub kind: Type,
+    /// Its value in a row.
+    pub value: for<'a> fn(&Row<'a>) -> Value<'a>,
 }
 
 fn text(value: &str) -> Value<'_> {
@@ -60,17 +75,21 @@ fn long<'a>(value: u64) -> Value<'a> {
     Value::Long(i64::try_from(value).unwrap_or(i64::MAX))
 }
 
-pub(crate) fn verdict(allow: bool) -> &'static str {
+/// A decision as people read it.
+#[must_use]
+pub fn verdict(allow: bool) -> &'static str {
     if allow { "allow" } else { "deny" }
 }
 
 /// Whether the record is in the view `decisions` (the others are in `events`).
-pub(crate) fn is_decision(kind: Kind) -> bool {
+#[must_use]
+pub fn is_decision(kind: Kind) -> bool {
     matches!(kind, Kind::Decision | Kind::Refusal)
 }
 
 /// RFC 3339 with microseconds; the nearest time there is for a nonsensical clock.
-pub(crate) fn rfc3339(time_us: i64) -> String {
+#[must_use]
+pub fn rfc3339(time_us: i64) -> String {
     let nearest = if time_us < 0 { jiff::Timestamp::MIN } else { jiff::Timestamp::MAX };
     format!("{:.6}", jiff::Timestamp::from_microsecond(time_us).unwrap_or(nearest))
 }
@@ -96,7 +115,7 @@ macro_rules! column {
 }
 
 /// Every column, in order. Columns are added at the end, never renamed.
-pub(crate) const COLUMNS: &[Column] = &[
+pub const COLUMNS: &[Column] = &[
     column!("decision_id", Text, |row| {
         let record = &row.stored.record;
         if is_decision(record.kind) { owned(record.id) } else { Value::Null }
