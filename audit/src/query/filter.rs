@@ -80,13 +80,22 @@ impl Filter {
         }
     }
 
-    /// What is the same for all records of a shape: there are few shapes, so that this is cheap to decide for a row.
+    /// What is the same for all records of a shape: the shapes that match are looked up once, before any row is read.
     fn push_shapes(&self, query: &mut QueryBuilder<Postgres>) {
         let of_shape = [&self.destination, &self.action, &self.commit, &self.reason, &self.policy];
         if of_shape.iter().all(|value| value.is_none()) {
             return;
         }
-        query.push(" AND shape_id IN (SELECT h.id FROM signet.shapes h WHERE true");
+        // By itself, so that nothing is read at all where there is none.
+        query.push(" AND EXISTS (SELECT FROM signet.shapes h WHERE true");
+        self.push_shape(query);
+        query.push(") AND shape_id = ANY(ARRAY(SELECT h.id FROM signet.shapes h WHERE true");
+        self.push_shape(query);
+        query.push("))");
+    }
+
+    /// Appends the conditions on a shape `h`.
+    fn push_shape(&self, query: &mut QueryBuilder<Postgres>) {
         let numbered = [
             (" AND h.destination_id = (SELECT id FROM signet.identities WHERE key = ", &self.destination),
             (" AND h.action_id = (SELECT id FROM signet.labels WHERE key = ", &self.action),
@@ -98,7 +107,6 @@ impl Filter {
             query.push(" AND h.policy_set_id IN (SELECT id FROM signet.policy_sets WHERE policy_ids @> ARRAY[");
             query.push_bind(without_nul(policy).into_owned()).push("])");
         }
-        query.push(")");
     }
 }
 

@@ -106,6 +106,18 @@ async fn pages_tails_and_filters_find_each_row_once() {
     assert_eq!(count(Filter { policy: Some("ledger-read".to_owned()), ..Filter::default() }).await, 26);
     assert_eq!(count(Filter { trace_id: denied.trace_id.clone(), ..Filter::default() }).await, 1);
     assert_eq!(count(Filter { service: Some("nowhere".to_owned()), ..Filter::default() }).await, 0);
+    let named = |value: &str| Some(value.to_owned());
+    for (filter, found) in [
+        (Filter { log: named(&service.config.origin()), ..Filter::default() }, 27),
+        (Filter { log: named("nowhere"), ..Filter::default() }, 0),
+        (Filter { action: named(&denied.action), reason: named(&denied.reason), ..Filter::default() }, 1),
+        (Filter { action: named("http:BREW"), ..Filter::default() }, 0),
+        (Filter { commit: named(&denied.policy_commit), allow: Some(false), ..Filter::default() }, 2),
+        (Filter { destination: denied.destination_spiffe_id.clone(), ..Filter::default() }, 27),
+        (Filter { trace_id: named("not a trace id"), ..Filter::default() }, 0),
+    ] {
+        assert_eq!(count(filter.clone()).await, found, "{filter:?}");
+    }
     assert_eq!(
         count(Filter { from_us: Some(denied.time_us), to_us: Some(denied.time_us + 1), ..Filter::default() }).await,
         1
