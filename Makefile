@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo build test soak lint fmt bench bench-build bench-policy bench-report fuzz policy-differential web web-test setup-build setup-run setup-test setup-bench clean bench-audit faults
+.PHONY: help demo build test soak lint fmt bench bench-build bench-policy bench-report bench-replay fuzz policy-differential web web-test setup-build setup-run setup-test setup-bench clean bench-audit faults
 
 # Which arguments the demo gets: make demo ARGS="--rate 50 --seconds 60"
 ARGS ?=
@@ -68,6 +68,9 @@ bench-policy: setup-build ## Measure the policy engine beside Cedar's own author
 bench-report: setup-build ## Measure the policy report of a change of 10 policies among 1,000; fails past 60 s.
 	@scripts/setup.sh run
 	cargo run --release --locked -p signet-policy-analysis --example report
+
+bench-replay: setup-build ## Measure how fast recorded decisions are made again; fails below 200,000 a second.
+	cargo run --release --locked -p signet-policy-analysis --example replay
 
 CASES ?= 1000000
 policy-differential: setup-build ## Compare the policy engine with Cedar's own authorizer on CASES random decisions.

@@ -21,7 +21,7 @@ use crate::store::Store;
 const MAX_DETAIL: usize = 2_000;
 const MAX_NAME: usize = 256;
 /// Why someone reads.
-const PURPOSES: [&str; 8] = ["query", "tail", "why", "verify", "export", "evidence", "stream", REVIEW];
+const PURPOSES: [&str; 9] = ["query", "tail", "why", "verify", "export", "evidence", "stream", "replay", REVIEW];
 /// Someone looked through what happened; the next review is due from then on.
 const REVIEW: &str = "review";
 /// Which components may read for people.

@@ -25,7 +25,9 @@ pub use rows::{DecisionRow, EventRow, FullRecord};
 pub use status::{
     Alert, EpochStatus, LogStatus, Posture, StoredBundle, alerts, bundle, bundles, epochs, logs, posture,
 };
-pub use stretch::{CosignedCheckpoint, StoredRecord, Stretch, cosigned_checkpoint, missing, records, stretches};
+pub use stretch::{
+    CosignedCheckpoint, StoredRecord, Stretch, cosigned_checkpoint, first_since, missing, records, stretches,
+};
 pub use tail::{TailCursor, tail};
 pub use tiles::tiles;
 

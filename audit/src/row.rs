@@ -94,20 +94,6 @@ pub fn rfc3339(time_us: i64) -> String {
     format!("{:.6}", jiff::Timestamp::from_microsecond(time_us).unwrap_or(nearest))
 }
 
-/// The names of a record's erased fields.
-fn erased<'a>(row: &Row<'a>) -> Value<'a> {
-    let record = &row.stored.record;
-    let name = |field: &u32| match field {
-        10 => Some("path"),
-        17 => Some("source_address"),
-        _ => {
-            let place = usize::try_from(field.checked_sub(0x1_0000)?).ok()?;
-            record.context.get(place).map(|(name, _)| name.as_str())
-        }
-    };
-    Value::Texts(record.erased.iter().filter_map(name).collect())
-}
-
 macro_rules! column {
     ($name:literal, $kind:ident, $value:expr) => {
         Column { name: $name, kind: Type::$kind, value: $value }
@@ -156,7 +142,7 @@ pub const COLUMNS: &[Column] = &[
     }),
     column!("detail", Text, |row| optional(row.stored.record.detail.as_deref())),
     column!("context", Pairs, |row| Value::Pairs(&row.stored.record.context)),
-    column!("erased", Texts, erased),
+    column!("erased", Texts, |row| Value::Texts(row.stored.record.erased_names().collect())),
     column!("epoch", Text, |row| owned(row.stored.epoch)),
     column!("sequence", Long, |row| Value::Long(row.stored.sequence)),
     column!("received_at", Time, |row| Value::Time(row.stored.received_at_us)),

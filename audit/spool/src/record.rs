@@ -114,6 +114,20 @@ pub struct Record {
     pub erased: Vec<u32>,
 }
 
+impl Record {
+    /// The names of the values that were erased: `path`, `source_address`, or that of a context value.
+    pub fn erased_names(&self) -> impl Iterator<Item = &str> {
+        self.erased.iter().filter_map(|field| match field {
+            10 => Some("path"),
+            17 => Some("source_address"),
+            _ => {
+                let place = usize::try_from(field.checked_sub(0x1_0000)?).ok()?;
+                self.context.get(place).map(|(name, _)| name.as_str())
+            }
+        })
+    }
+}
+
 /// A [`Record`] whose values lie where their owner has them, so that keeping it costs no copies of them.
 #[derive(Debug, Clone, Copy)]
 pub struct RecordRef<'a> {

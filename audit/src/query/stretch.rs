@@ -9,7 +9,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{FromRow as _, PgPool, QueryBuilder, Row as _};
 use uuid::Uuid;
 
-use super::filter::Filter;
+use super::filter::{Filter, push_time};
 use super::{QueryError, TailCursor};
 use crate::merkle::{Hash, leaf_hash};
 use crate::note::{Checkpoint, VerifierKey};
@@ -154,6 +154,20 @@ pub async fn records(
     let stored = rows.iter().map(StoredRow::from_row).collect::<Result<Vec<_>, _>>()?;
     let rebuilt = Reader::default().canonical(&mut connection, &stored).await?;
     rows.iter().zip(stored).zip(rebuilt).map(|((row, stored), canonical)| record(row, &stored, canonical)).collect()
+}
+
+/// The first leaf of a log whose record was made at or after `from_us` (Unix microseconds); nothing when there is none.
+/// Later leaves may be of an earlier time: records of a producer that was cut off come late.
+///
+/// # Errors
+/// When the store does not answer.
+pub async fn first_since(pool: &PgPool, log: &str, from_us: i64) -> Result<Option<u64>, QueryError> {
+    let mut query = QueryBuilder::new("SELECT min(leaf_index) FROM signet.entries WHERE");
+    place(&mut query, log, 0, u64::MAX);
+    query.push(" AND time >= ");
+    push_time(&mut query, from_us);
+    let first: Option<i64> = query.build_query_scalar().fetch_one(pool).await?;
+    Ok(first.map(i64::unsigned_abs))
 }
 
 /// The leaves of `from .. to` that have no row, as ranges; none in a whole log. At most 100 ranges.

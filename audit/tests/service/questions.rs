@@ -124,6 +124,12 @@ async fn pages_tails_and_filters_find_each_row_once() {
     );
     assert_eq!(service.events("bundle:activated").await[0].detail, event.detail);
 
+    let log = query::logs(pool).await.unwrap().remove(0).origin;
+    assert_eq!(query::first_since(pool, &log, i64::MIN).await.unwrap(), Some(0));
+    assert_eq!(query::first_since(pool, &log, denied.time_us).await.unwrap(), Some(25));
+    assert_eq!(query::first_since(pool, &log, i64::MAX).await.unwrap(), None);
+    assert_eq!(query::first_since(pool, "nowhere.example/signet-log", 0).await.unwrap(), None);
+
     let full = query::by_id(pool, denied.id).await.unwrap().unwrap();
     assert_eq!((&full.record, full.sequence), (&denied, 26));
     assert_eq!(full.row.source_address, denied.source_address);

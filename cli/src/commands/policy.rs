@@ -3,6 +3,7 @@
 mod check;
 mod diff;
 mod fmt;
+mod recorded;
 mod replay;
 mod report;
 mod sides;

@@ -10,12 +10,11 @@ mod paths;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::io::BufRead;
 
 use serde::Serialize;
 use signet_policy::{Bundle, Effect, split_id};
 
-use crate::replay::{Line, ReplayError, each};
+use crate::recorded::{Recorded, Records, RecordsError, rfc3339};
 use paths::{Shape, shapes};
 
 /// More distinct paths of one flow than this are looked at no further: the shapes are clear by then.
@@ -40,7 +39,8 @@ pub struct Suggestion {
 #[derive(Default)]
 struct Flow {
     calls: u64,
-    last_seen: String,
+    /// Unix microseconds.
+    last_seen_us: i64,
     /// HTTP: actions by path; more than enough of them are left out.
     paths: BTreeMap<String, BTreeSet<String>>,
     /// Actions by declared route.
@@ -56,11 +56,11 @@ struct Flow {
 /// Makes policies of the allowed calls in `records`. `bundle` is what is enforced: its facts and routes are relied on.
 ///
 /// # Errors
-/// When the records cannot be read, or a line is no record.
-pub fn suggest(records: impl BufRead, bundle: &Bundle, owner: &str) -> Result<Suggestion, ReplayError> {
+/// When not all records could be read.
+pub fn suggest(records: impl Records, bundle: &Bundle, owner: &str) -> Result<Suggestion, RecordsError> {
     let mut found = Suggestion::default();
     let mut flows: BTreeMap<(String, String), Flow> = BTreeMap::new();
-    each(records, &mut |line| match use_of(line, bundle) {
+    records.each(&mut |line| match use_of(line, bundle) {
         Ok(Some(path)) => {
             found.calls += line.count;
             let source = line.source_spiffe_id.as_deref().unwrap_or_default().to_owned();
@@ -86,7 +86,7 @@ pub fn suggest(records: impl BufRead, bundle: &Bundle, owner: &str) -> Result<Su
 }
 
 /// The path or method of a call that a grant should permit; nothing when the line is no allowed call.
-fn use_of(line: &Line<'_>, bundle: &Bundle) -> Result<Option<String>, &'static str> {
+fn use_of(line: &Recorded<'_>, bundle: &Bundle) -> Result<Option<String>, &'static str> {
     if !line.is_by_policy() || line.decision != Effect::Allow {
         return Ok(None);
     }
@@ -105,11 +105,9 @@ fn use_of(line: &Line<'_>, bundle: &Bundle) -> Result<Option<String>, &'static s
 type Grant = (BTreeSet<String>, String, Option<String>);
 
 impl Flow {
-    fn add(&mut self, line: &Line<'_>, bundle: &Bundle, path: String) {
+    fn add(&mut self, line: &Recorded<'_>, bundle: &Bundle, path: String) {
         self.calls += line.count;
-        if self.last_seen.as_str() < &*line.time {
-            self.last_seen = line.time.to_string();
-        }
+        self.last_seen_us = self.last_seen_us.max(line.time_us);
         let action = line.action.to_string();
         let service = &*line.destination_service;
         if action == "grpc:call" {
@@ -204,7 +202,7 @@ fn policy(head: &Head<'_>, actions: &BTreeSet<String>, resource: &str, condition
         many => format!("action in [{}]", many.iter().map(|a| name(a)).collect::<Vec<_>>().join(", ")),
     };
     let when = condition.map(|condition| format!("\nwhen {{ {condition} }}")).unwrap_or_default();
-    let reason = format!("seen in {} calls from it, the last at {}", flow.calls, flow.last_seen);
+    let reason = format!("seen in {} calls from it, the last at {}", flow.calls, rfc3339(flow.last_seen_us));
     format!(
         "@id({})\n@owner({})\n@reason({})\npermit (\n  {principal},\n  {action},\n  {resource}\n){when};\n\n",
         quoted(&id),

@@ -4,12 +4,11 @@
 //! be decided again counts for the policies that its record names. A denial uses no grant.
 
 use std::collections::HashMap;
-use std::io::BufRead;
 
 use serde::Serialize;
 use signet_policy::{Bundle, Effect};
 
-use crate::replay::{Line, ReplayError, each};
+use crate::recorded::{Records, RecordsError, rfc3339};
 
 /// An enforced permit and how often it permitted a recorded call.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -45,8 +44,8 @@ impl Uses {
 /// Counts the use of each enforced permit of `bundle`.
 ///
 /// # Errors
-/// When the records cannot be read, or a line is no record.
-pub fn uses(records: impl BufRead, bundle: &Bundle) -> Result<Uses, ReplayError> {
+/// When not all records could be read.
+pub fn uses(records: impl Records, bundle: &Bundle) -> Result<Uses, RecordsError> {
     let permits = bundle.policies().filter(|policy| !policy.is_forbid() && !policy.is_shadow());
     let mut found = Uses {
         grants: permits
@@ -62,33 +61,30 @@ pub fn uses(records: impl BufRead, bundle: &Bundle) -> Result<Uses, ReplayError>
     };
     let places: HashMap<String, usize> =
         found.grants.iter().enumerate().map(|(place, grant)| (grant.id.clone(), place)).collect();
-    each(records, &mut |line: &Line<'_>| {
-        if !line.is_by_policy() || line.decision != Effect::Allow {
+    let mut seen: Vec<Option<i64>> = vec![None; found.grants.len()];
+    let (mut first, mut last): (Option<i64>, Option<i64>) = (None, None);
+    records.each(&mut |record| {
+        if !record.is_by_policy() || record.decision != Effect::Allow {
             return;
         }
-        let time = line.time.to_string();
-        found.calls += line.count;
-        later(&mut found.last, &time);
-        if found.first.as_ref().is_none_or(|first| *first > time) {
-            found.first = Some(time.clone());
-        }
-        let used: Vec<String> = match line.decide(bundle) {
+        let time = Some(record.time_us);
+        found.calls += record.count;
+        last = last.max(time);
+        first = if first.is_none() { time } else { first.min(time) };
+        let used: Vec<String> = match record.decide(bundle) {
             Ok(decision) => decision.policies.iter().map(ToString::to_string).collect(),
-            Err(_) => line.policy_ids.iter().map(ToString::to_string).collect(),
+            Err(_) => record.policy_ids.iter().map(ToString::to_string).collect(),
         };
-        for id in used {
-            if let Some(grant) = places.get(&id).and_then(|place| found.grants.get_mut(*place)) {
-                grant.count += line.count;
-                later(&mut grant.last_seen, &time);
+        for place in used.iter().filter_map(|id| places.get(id)) {
+            if let Some((grant, seen)) = found.grants.get_mut(*place).zip(seen.get_mut(*place)) {
+                grant.count += record.count;
+                *seen = (*seen).max(time);
             }
         }
     })?;
-    Ok(found)
-}
-
-/// Times of an export have one length, so that they are in order as text.
-fn later(slot: &mut Option<String>, time: &str) {
-    if slot.as_deref().is_none_or(|last| last < time) {
-        *slot = Some(time.to_owned());
+    for (grant, seen) in found.grants.iter_mut().zip(seen) {
+        grant.last_seen = seen.map(rfc3339);
     }
+    (found.first, found.last) = (first.map(rfc3339), last.map(rfc3339));
+    Ok(found)
 }

@@ -23,6 +23,7 @@ mod manifests;
 mod policy_changes;
 mod reads;
 mod refusals;
+mod replays;
 mod traces;
 mod transparency;
 mod websockets;
@@ -76,6 +77,7 @@ fn main() -> ExitCode {
         reads::TESTS,
         websockets::TESTS,
         refusals::TESTS,
+        replays::TESTS,
         transparency::TESTS,
         faults::TESTS,
     ]

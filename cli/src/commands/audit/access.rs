@@ -46,7 +46,7 @@ struct Begun<'a> {
 
 impl<'a> Accesses<'a> {
     /// Records in each log, or in that of cluster `only`, that someone reads. Nothing may be read when this fails.
-    pub(super) async fn begin(
+    pub(in crate::commands) async fn begin(
         context: &'a Context,
         only: Option<&str>,
         purpose: &'static str,
@@ -103,7 +103,7 @@ impl<'a> Accesses<'a> {
     }
 
     /// Records how many records of each log were read.
-    pub(super) async fn end(&self, counts: &Counts) -> Result<(), Failure> {
+    pub(in crate::commands) async fn end(&self, counts: &Counts) -> Result<(), Failure> {
         for (log, begun) in &self.begun {
             let request = EndRequest {
                 access_id: begun.access_id.clone(),
@@ -134,7 +134,11 @@ impl<'a> Accesses<'a> {
 
     /// What the logs have now, once checkpoints cover it, from where `after` ends. Without a checkpoint in time, what
     /// the newest one covers, with a warning.
-    pub(super) async fn stretches(&self, pool: &sqlx::PgPool, after: &TailCursor) -> Result<Vec<Stretch>, Failure> {
+    pub(in crate::commands) async fn stretches(
+        &self,
+        pool: &sqlx::PgPool,
+        after: &TailCursor,
+    ) -> Result<Vec<Stretch>, Failure> {
         let committed = TailCursor::now(pool).await.map_err(|error| failure(&error))?;
         let deadline = tokio::time::Instant::now() + CHECKPOINT_TIMEOUT;
         loop {

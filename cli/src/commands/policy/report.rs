@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use signet_policy::Bundle;
-use signet_policy_analysis::Report;
+use signet_policy_analysis::{Report, replay};
 
 use super::diff::Solver;
-use super::replay;
+use super::recorded::{Source, Stored};
 use super::sides::{self, Range};
 use crate::arguments::Global;
 use crate::failure::{Failure, ResultExt};
@@ -20,8 +20,10 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     solver: Solver,
     /// Recorded traffic to decide again under HEAD: an export of the audit log as JSON Lines; `-` is standard input.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "days")]
     records: Option<PathBuf>,
+    #[command(flatten)]
+    stored: Stored,
     /// Also write the report as Markdown, for a comment; it is what `-o table` prints.
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
@@ -37,17 +39,19 @@ pub(crate) struct Arguments {
 pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<ExitCode, Failure> {
     let (base, head) = sides::sources(&arguments.range)?;
     let settings = arguments.solver.settings();
-    let open = |path: &PathBuf| -> Result<_, Failure> { Ok((path.clone(), replay::open(path)?)) };
-    let records = arguments.records.as_ref().map(open).transpose()?;
-    let judged = tokio::task::spawn_blocking(move || {
-        let mut report = Report::new(&base, &head, &settings);
-        let compiled = Bundle::compile(&head).ok();
-        if let Some(((path, records), head)) = records.zip(compiled.as_ref()) {
-            report.replay = Some(replay::again(&path, records, head)?);
-        }
-        Ok::<_, Failure>((report, compiled))
-    });
-    let (report, head) = judged.await.failed("the report ended early", "report this as a bug")??;
+    let records = match &arguments.records {
+        Some(path) => Some(Source::file(path)?),
+        None => arguments.stored.source(global)?,
+    };
+    let judged =
+        tokio::task::spawn_blocking(move || (Report::new(&base, &head, &settings), Bundle::compile(&head).ok()));
+    let (mut report, mut head) = judged.await.failed("the report ended early", "report this as a bug")?;
+    if let Some(records) = records
+        && let Some(bundle) = head.take()
+    {
+        let (replayed, bundle) = records.analyse(move |records| Ok((replay(records, &bundle)?, bundle))).await?;
+        (report.replay, head) = (Some(replayed), Some(bundle));
+    }
     let markdown = report.markdown();
     if let Some(file) = &arguments.markdown {
         write(file, &markdown)?;

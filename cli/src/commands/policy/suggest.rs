@@ -5,11 +5,11 @@ use std::process::ExitCode;
 use serde::Serialize;
 use signet_policy_analysis::{Suggestion, suggest};
 
-use super::replay::{Records, unreadable};
+use super::recorded::Records;
 use super::report::write;
 use super::sides;
 use crate::arguments::Global;
-use crate::failure::{Failure, ResultExt};
+use crate::failure::Failure;
 use crate::output::{self, Format};
 
 /// Where suggestions go.
@@ -39,9 +39,7 @@ struct Shown<'a> {
 pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<ExitCode, Failure> {
     let Arguments { records, owner, write: to_file, .. } = arguments;
     let bundle = sides::one(&records.repository, None)?;
-    let (path, reader) = (records.records.clone(), records.open()?);
-    let found = tokio::task::spawn_blocking(move || suggest(reader, &bundle, &owner)).await;
-    let found = found.failed("the reading ended early", "report this as a bug")?.map_err(unreadable(&path))?;
+    let found = records.source(global)?.analyse(move |records| suggest(records, &bundle, &owner)).await?;
     let file = (to_file && found.count > 0).then_some(FILE);
     if let Some(file) = file {
         write(&records.repository.join(file), &found.policies)?;

@@ -9,11 +9,11 @@ use signet_policy::{Bundle, BundleSource};
 use signet_policy_analysis::{Use, Uses, uses};
 use signet_policy_repository as repository;
 
-use super::replay::{Records, unreadable};
+use super::recorded::Records;
 use super::report::write;
 use super::sides;
 use crate::arguments::Global;
-use crate::failure::{Failure, ResultExt};
+use crate::failure::Failure;
 use crate::output::{self, Format, printable};
 
 #[derive(clap::Args)]
@@ -37,14 +37,13 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<ExitCod
     let Arguments { records, write: take_out } = arguments;
     let source = sides::working_tree(&records.repository)?;
     let bundle = sides::compile(&source)?;
-    let (path, reader) = (records.records.clone(), records.open()?);
-    let task = tokio::task::spawn_blocking(move || (uses(reader, &bundle), bundle));
-    let (found, bundle) = task.await.failed("the reading ended early", "report this as a bug")?;
-    let found = found.map_err(unreadable(&path))?;
+    let recorded = records.source(global)?;
+    let place = recorded.place();
+    let (found, bundle) = recorded.analyse(move |records| Ok((uses(records, &bundle)?, bundle))).await?;
     let (Some(first), Some(last)) = (&found.first, &found.last) else {
         return Err(Failure::failed("the records hold no allowed call, so they say nothing about any grant")
-            .at(path.display())
-            .next("export a longer time, without filters"));
+            .at(place)
+            .next("take a longer time, without filters"));
     };
     let unused: Vec<&Use> = found.unused().collect();
     match global.output {

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use signet_policy::BundleSource;
 
 use super::*;
+use crate::recorded::JsonLines;
 
 fn bundle(condition: &str) -> Bundle {
     let policies = format!(
@@ -42,7 +43,9 @@ fn flows_that_flip_are_grouped_with_counts_and_last_seen() {
         record(&json!({"action": "http:POST", "decision": "deny", "reason": "no_permit", "path": "/keep"})),
         record(&json!({"action": "grpc:call", "path": "/x.Y/Z", "context": {"dst_port": "80"}})),
     ];
-    let found = replay(records.concat().as_bytes(), &bundle("context has path && context.path == \"/keep\"")).unwrap();
+    let found =
+        replay(JsonLines(records.concat().as_bytes()), &bundle("context has path && context.path == \"/keep\""))
+            .unwrap();
     assert_eq!((found.decided, found.calls, found.not_by_policy), (6, 9, 0));
     let rows: Vec<_> = found.flips.iter().map(|f| (f.action.as_str(), f.was, f.now.effect, f.count)).collect();
     assert_eq!(
@@ -67,7 +70,7 @@ fn what_cannot_be_decided_again_is_counted_and_never_called_unchanged() {
         record(&json!({"source_address": null, "context": {"dst_port": "80"}})),
         "\n".to_owned(),
     ];
-    let found = replay(records.concat().as_bytes(), &bundle("true")).unwrap();
+    let found = replay(JsonLines(records.concat().as_bytes()), &bundle("true")).unwrap();
     assert_eq!((found.decided, found.not_by_policy), (0, 2));
     let rows: Vec<_> = found.not_replayed.iter().map(|(why, n)| (why.as_str(), *n)).collect();
     assert_eq!(rows, [("dst_port is not recorded", 1), ("path was erased", 1), ("src_ip is not recorded", 1)]);
@@ -75,10 +78,19 @@ fn what_cannot_be_decided_again_is_counted_and_never_called_unchanged() {
 
 #[test]
 fn a_line_that_is_no_record_is_an_error_with_its_number() {
-    for bad in ["{}", "not json", "{\"kind\": 3}", "\u{0}", "[[[["] {
-        let error = replay((record(&json!({})) + bad).as_bytes(), &bundle("true")).unwrap_err().to_string();
+    for bad in [
+        "{}",
+        "not json",
+        "{\"kind\": 3}",
+        &record(&json!({"time": "yesterday"})),
+        &record(&json!({"context": []})),
+        "\u{0}",
+        "[[[[",
+    ] {
+        let error = replay(JsonLines((record(&json!({})) + bad).as_bytes()), &bundle("true")).unwrap_err().to_string();
         assert!(error.starts_with("line 2 of the records"), "{error}");
     }
-    let long = "x".repeat(usize::try_from(LINE_BYTES).unwrap() + 1);
-    assert!(matches!(replay(long.as_bytes(), &bundle("true")), Err(ReplayError::TooLong { line: 1 })));
+    let long = "x".repeat((4 << 20) + 1);
+    let error = replay(JsonLines(long.as_bytes()), &bundle("true")).unwrap_err();
+    assert!(matches!(error, RecordsError::TooLong { line: 1, .. }), "{error}");
 }

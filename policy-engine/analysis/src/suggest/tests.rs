@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use signet_policy::BundleSource;
 
 use super::*;
+use crate::recorded::JsonLines;
 use crate::replay::replay;
 
 const SETTINGS: &str = "version: 1
@@ -39,12 +40,12 @@ fn get(path: &str) -> String {
 
 /// The suggestion, and how many calls of `more` it would flip.
 fn made(records: &str, more: &str) -> (Suggestion, u64) {
-    let found = suggest(records.as_bytes(), &bundle(OPEN), "team").unwrap();
+    let found = suggest(JsonLines(records.as_bytes()), &bundle(OPEN), "team").unwrap();
     let suggested = bundle(&found.policies);
-    let again = replay(records.as_bytes(), &suggested).unwrap();
+    let again = replay(JsonLines(records.as_bytes()), &suggested).unwrap();
     let lost: Vec<_> = again.flips.iter().filter(|flip| flip.was == "allow").collect();
     assert!(lost.is_empty(), "{lost:?}\n{}", found.policies);
-    let other = replay(more.as_bytes(), &suggested).unwrap();
+    let other = replay(JsonLines(more.as_bytes()), &suggested).unwrap();
     assert_eq!(other.decided, u64::try_from(more.lines().count()).unwrap());
     (found, other.flipped().0)
 }
@@ -94,7 +95,7 @@ fn what_is_denied_or_would_be_is_left_out() {
         + &call("web", "a.b/n/s", "http:GET", Some("/b"), &shadow)
         + &call("web", "a.b/n/s", "http:GET", Some("/c"), &json!({"context": {}}))
         + &call("web", "a.b/n/s", "http:GET", Some("/d"), &json!({"kind": "event"}));
-    let found = suggest(records.as_bytes(), &bundle(OPEN), "team").unwrap();
+    let found = suggest(JsonLines(records.as_bytes()), &bundle(OPEN), "team").unwrap();
     assert_eq!((found.count, found.policies.as_str()), (0, ""));
     let why: Vec<_> = found.left_out.iter().map(|(why, calls)| (*why, *calls)).collect();
     assert_eq!(why, [("a policy that is tried out would deny it", 3), ("the record lacks what was asked", 1)]);
@@ -103,7 +104,7 @@ fn what_is_denied_or_would_be_is_left_out() {
         &(OPEN.to_owned()
             + "@id(\"f\") forbid(principal == Mesh::Workload::\"spiffe://a.b/ns/n/sa/web\", action, resource);"),
     );
-    let found = suggest(get("/a").as_bytes(), &revoked, "team").unwrap();
+    let found = suggest(JsonLines(get("/a").as_bytes()), &revoked, "team").unwrap();
     assert_eq!((found.count, found.left_out.get("it is denied today")), (0, Some(&1)));
 }
 
@@ -116,7 +117,7 @@ fn grants_are_counted_by_what_decides_today() {
     // `idle` is in the record of a call that `reads` decides today; and in one that cannot be decided again.
     let old = |more: Value| call("web", "a.b/n/s", "http:GET", Some("/a"), &more);
     let count = |records: &str| {
-        let found = crate::unused::uses(records.as_bytes(), &bundle(policies)).unwrap();
+        let found = crate::unused::uses(JsonLines(records.as_bytes()), &bundle(policies)).unwrap();
         let rows: Vec<_> = found.grants.iter().map(|grant| (grant.id.clone(), grant.count)).collect();
         (rows, found.unused().count(), found.calls)
     };
