@@ -3,6 +3,7 @@
 mod check;
 mod diff;
 mod fmt;
+mod lsp;
 mod recorded;
 mod replay;
 mod report;
@@ -35,6 +36,8 @@ enum Command {
     Status(status::Arguments),
     /// Put policy files into their one form.
     Fmt(fmt::Arguments),
+    /// Serve an editor: findings, completion, hover, definitions and formatting, over the Language Server Protocol.
+    Lsp(lsp::Arguments),
     /// Decide recorded traffic again and show which flows would flip.
     Replay(replay::Arguments),
     /// All that is to be said about a change: checks, tests, what it permits and denies, whether the invariants hold.
@@ -59,6 +62,7 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<ExitCod
             crate::output::line(signet_policy::schema_text().trim_end())?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Lsp(lsp) => lsp::run(lsp).await,
         Command::Replay(replay) => replay::run(global, replay).await,
         Command::Report(report) => report::run(global, report).await,
         Command::Suggest(suggest) => suggest::run(global, suggest).await,

@@ -5,6 +5,7 @@ mod coverage;
 mod diff;
 mod example;
 mod fmt;
+mod lsp;
 mod place;
 mod replay;
 mod report;

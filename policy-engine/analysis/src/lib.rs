@@ -19,6 +19,7 @@ mod solver;
 mod suggest;
 mod symbolic;
 mod template;
+mod traffic;
 mod unused;
 
 pub use diff::{Answer, Change, Diff, Finding, TypeDiff, diff};
@@ -30,4 +31,5 @@ pub use replay::{Flip, Replay, replay};
 pub use report::{Report, junit};
 pub use solver::{SolverSettings, Undecided};
 pub use suggest::{Suggestion, suggest};
+pub use traffic::{Seen, Traffic, Used};
 pub use unused::{Use, Uses, uses};

@@ -23,7 +23,7 @@ impl Default for Bounds {
 }
 
 /// Whether a file at this path from the root belongs to a bundle.
-pub(crate) fn is_wanted(path: &str) -> bool {
+pub fn is_wanted(path: &str) -> bool {
     let within = |folder: &str, ends: &[&str]| path.starts_with(folder) && ends.iter().any(|end| path.ends_with(end));
     path == "signet.yaml"
         || within("policies/", &[".cedar"])

@@ -28,7 +28,7 @@ pub use announced::Announced;
 pub use cases::TestResult;
 pub use check::{Report, Untested, check, coverage};
 pub use directory::{DirectoryError, read_dir};
-pub use layout::Bounds;
+pub use layout::{Bounds, is_wanted as is_bundle_file};
 pub use refusal::{Refusal, RepositoryError};
 pub use repository::{CommitId, Repository};
 pub use reviews::{ReviewRules, ReviewsError};
