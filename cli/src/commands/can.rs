@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 use signet_api::control::MeshRequest;
 use signet_audit::query;
-use signet_policy::{Bundle, Effect, Explanation};
+use signet_policy::{Bundle, Effect, Explanation, Nearest};
 
 use super::audit;
 use crate::arguments::Global;
@@ -42,6 +42,8 @@ struct Answer {
     reason: &'static str,
     policies: Vec<String>,
     commit: String,
+    /// For a default deny: the permits that came nearest, each with the clauses that failed and what the request had.
+    nearest: Vec<Nearest>,
     explanation: String,
 }
 
@@ -91,6 +93,7 @@ fn answer(source: &str, action: &str, destination: &str, path: Option<String>, e
         reason: explanation.decision.reason.as_str(),
         policies: explanation.determining.iter().map(|policy| policy.id.to_string()).collect(),
         commit: explanation.commit.clone(),
+        nearest: explanation.nearest.clone(),
         explanation: explanation.to_string(),
     }
 }

@@ -6,6 +6,7 @@ mod diff;
 mod example;
 mod fmt;
 mod lsp;
+mod pipelines;
 mod place;
 mod replay;
 mod report;

@@ -3,6 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use http::Method;
 use serde_json::Value;
 use signet_tests::cli::{self, signet};
@@ -111,6 +112,17 @@ async fn why(demo: &Demo) -> anyhow::Result<()> {
     let json: Value = serde_json::from_str(&output.stdout)?;
     let nearest = &json["nearest"][0];
     assert!(nearest["policy"]["id"].is_string() && nearest["failed"][0]["text"].is_string(), "{}", output.stdout);
+
+    // Each failed clause with what the request had instead, in the text as well, and as `can` says it.
+    let clause = &nearest["failed"][0];
+    let had = clause["actual"].as_str().filter(|actual| !actual.is_empty()).context("a value")?;
+    let text = signet(demo, &["why", &default.to_string()])?.stdout;
+    assert!(text.contains(clause["text"].as_str().context("a text")?) && text.contains(had), "{text}");
+    let can = ["can", "east/bank/ledger", "bank.v1.Payments/Pay", "east/bank/payments", "-o", "json"];
+    let asked: Value = serde_json::from_str(&signet(demo, &can)?.stdout)?;
+    let would = &asked["answers"][0]["nearest"][0];
+    assert_eq!(would["policy"]["id"], nearest["policy"]["id"], "{asked}");
+    assert_eq!((&would["failed"][0]["text"], &would["failed"][0]["actual"]), (&clause["text"], &clause["actual"]));
 
     let nothing = signet(demo, &["why", "00000000-0000-7000-8000-000000000000"])?;
     assert_eq!(nothing.code, 1);
