@@ -24,6 +24,7 @@ mod policy_changes;
 mod reads;
 mod refusals;
 mod replays;
+mod silence;
 mod traces;
 mod transparency;
 mod websockets;
@@ -89,7 +90,7 @@ fn main() -> ExitCode {
             Trial::test(name, move || shared.run(test).map_err(failed))
         })
         .collect();
-    trials.extend([traces::TESTS, demos::TESTS, disks::TESTS].concat().into_iter().map(
+    trials.extend([traces::TESTS, silence::TESTS, demos::TESTS, disks::TESTS].concat().into_iter().map(
         |(name, test): (&str, OwnTest)| {
             let shared = shared.clone();
             Trial::test(name, move || {
