@@ -186,8 +186,9 @@ fn length(bytes: usize) -> [u8; 4] {
 
 impl<S: OpeningSink> Writer<'_, S> {
     fn bytes(&mut self, tag: u16, value: &[u8]) {
-        self.out.extend_from_slice(&tag.to_be_bytes());
-        self.out.extend_from_slice(&length(value.len()));
+        let [high, low] = tag.to_be_bytes();
+        let [a, b, c, d] = length(value.len());
+        self.out.extend_from_slice(&[high, low, a, b, c, d]);
         self.out.extend_from_slice(value);
     }
 

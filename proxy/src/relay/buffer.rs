@@ -11,6 +11,11 @@ use tokio::io::{AsyncRead, ReadBuf};
 const FIRST: usize = 4 * 1024;
 /// A stream that fills its buffer gets one four times as large, up to this.
 const MOST: usize = 256 * 1024;
+/// Where in a page a stream's bytes begin. TLS copies them to a page's fifth byte, and a copy from the page's start to there
+/// takes twenty times as long on processors whose string moves are slow where both ends share the low bits of their
+/// addresses (docs/decisions/0017-where-a-stream-s-bytes-lie.md).
+const LEAD: usize = PAGE / 2;
+const PAGE: usize = 4096;
 /// First buffers that a thread keeps for the next call.
 const KEPT: usize = 64;
 
@@ -68,8 +73,28 @@ impl Buffer {
     pub(crate) fn consume(&mut self, count: usize) {
         self.start = (self.start + count).min(self.end);
         if self.start == self.end {
-            (self.start, self.end) = (0, 0);
+            let lead = self.lead();
+            (self.start, self.end) = (lead, lead);
         }
+    }
+
+    /// Empties it, with `room` for bytes that begin at [`LEAD`] of a page.
+    fn begin_stream(&mut self, room: usize) {
+        self.release();
+        self.bytes = vec![0; room + PAGE];
+        let lead = self.lead();
+        self.bytes.truncate(lead + room);
+        (self.start, self.end) = (lead, lead);
+    }
+
+    /// Bytes at the front that a stream leaves unused. Not a field: every idle connection would hold it.
+    fn lead(&self) -> usize {
+        if self.bytes.len() > FIRST { LEAD.wrapping_sub(self.bytes.as_ptr().addr()) % PAGE } else { 0 }
+    }
+
+    /// Bytes that it can hold.
+    fn room(&self) -> usize {
+        self.bytes.len() - self.lead()
     }
 
     /// Reads what is there, behind what was read before: once, or for a stream until its buffer is full, since TLS gives
@@ -123,14 +148,14 @@ impl Buffer {
             self.bytes = FREE.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; FIRST]);
             return;
         }
-        if self.is_empty() && self.filled_up && self.bytes.len() < MOST {
-            let longer = (self.bytes.len() * 4).min(MOST);
-            self.release();
-            self.bytes = vec![0; longer];
+        if self.is_empty() && self.filled_up && self.room() < MOST {
+            self.begin_stream((self.room() * 4).min(MOST));
         } else if self.end == self.bytes.len() {
-            if self.start > 0 {
-                self.bytes.copy_within(self.start..self.end, 0);
-                (self.start, self.end) = (0, self.end - self.start);
+            let lead = self.lead();
+            let front = if self.start > lead { lead } else { 0 };
+            if self.start > front {
+                self.bytes.copy_within(self.start..self.end, front);
+                (self.start, self.end) = (front, front + self.end - self.start);
             } else {
                 let longer = (self.bytes.len() * 4).min(MOST * 4);
                 self.bytes.resize(longer, 0);
@@ -183,7 +208,10 @@ mod tests {
         let (mut buffer, mut from, mut seen) = (Buffer::default(), &bytes[..], Vec::new());
         while fill(&mut buffer, &mut from).await.unwrap() > 0 {
             seen.extend_from_slice(buffer.filled());
-            assert!(buffer.bytes.len() <= MOST);
+            assert!(buffer.room() <= MOST);
+            if buffer.room() > FIRST {
+                assert_eq!(buffer.filled().as_ptr().addr() % PAGE, LEAD);
+            }
             buffer.consume(buffer.len());
         }
         assert_eq!(seen, bytes);

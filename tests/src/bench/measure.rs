@@ -9,10 +9,13 @@ use serde::Serialize;
 use super::load::{Target, Work};
 use super::peers::Contender;
 use super::process::Usage;
+use super::report::median;
 use super::space::Wire;
 use super::{CONNECTIONS, HELD, RATE, RATE_CONNECTIONS};
 
 const WARM_UP: Duration = Duration::from_millis(500);
+/// How often others' latency is measured without idle connections and with them, in turns.
+const HOLDING_ROUNDS: usize = 5;
 
 /// One target in one round; what was not measured is 0.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -55,7 +58,7 @@ pub struct Idle {
     pub held_mib: f64,
     /// Of both sides, with the second.
     pub pair_mib: f64,
-    /// Of requests on other connections, before and while the second count is held.
+    /// Of requests on other connections, without and while the second count is held: medians of several times in turns.
     pub p99_us: [f64; 2],
 }
 
@@ -186,12 +189,17 @@ impl Bench<'_> {
         };
         let [some, many] = HELD;
         idle.held_mib = self.wire.client.while_holding(&hold(some), || larger(contender))?;
-        let before = others()?;
-        let (pair, during) = self.wire.client.while_holding(&hold(many), || {
-            let during = others()?;
-            Ok((Usage::of(&contender.sides)?.resident_mib, during))
-        })?;
-        (idle.pair_mib, idle.p99_us) = (pair, [before, during]);
+        let (mut without, mut with) = (Vec::new(), Vec::new());
+        for _ in 0..HOLDING_ROUNDS {
+            without.push(others()?);
+            let (pair, during) = self.wire.client.while_holding(&hold(many), || {
+                let during = others()?;
+                Ok((Usage::of(&contender.sides)?.resident_mib, during))
+            })?;
+            with.push(during);
+            idle.pair_mib = idle.pair_mib.max(pair);
+        }
+        idle.p99_us = [median(without), median(with)];
         eprintln!("{idle:?}");
         Ok(())
     }

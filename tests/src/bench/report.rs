@@ -156,7 +156,7 @@ fn goals(medians: &Medians<'_>, idle: &[Idle]) -> Vec<Goal> {
     goals
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or_default()
 }

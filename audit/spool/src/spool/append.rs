@@ -147,7 +147,7 @@ impl Shared {
             self.work.notify_one();
         }
         let capacity = self.config.segment_bytes();
-        let Spare { path, file } = match inner.spare.take() {
+        let Spare { path, file, .. } = match inner.spare.take() {
             Some(spare) => spare,
             None => {
                 if inner.bytes + capacity > self.config.max_bytes {
@@ -159,7 +159,7 @@ impl Shared {
                     _ => self.fail(inner, &format!("cannot make the segment `{}`: {error}", path.display())),
                 })?;
                 inner.bytes += capacity;
-                Spare { path, file }
+                Spare { path, file, prepared: 0 }
             }
         };
         inner.spare_blocked = false;

@@ -58,6 +58,8 @@ pub(crate) struct Writer {
 pub(crate) struct Spare {
     pub(crate) path: PathBuf,
     pub(crate) file: Arc<dyn SegmentFile>,
+    /// Zeros are on stable storage up to here.
+    pub(crate) prepared: u64,
 }
 
 /// A segment that is full: to be trimmed to its data, and synced.

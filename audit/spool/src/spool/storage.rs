@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +19,14 @@ pub(crate) trait SegmentFile: Send + Sync {
     fn sync(&self) -> io::Result<()>;
     /// Gives back the space beyond `bytes`.
     fn trim(&self, bytes: u64) -> io::Result<()>;
+    /// Writes zeros to `bytes` and forces them to stable storage, so that later writes change nothing but data. Does
+    /// nothing once something was written.
+    fn prepare(&self, bytes: Range<u64>) -> io::Result<()>;
 }
+
+/// Bytes of one write of zeros. The page cache keeps them in pieces of this size, and a store into a piece makes all of it
+/// dirty: smaller ones fault more often, larger ones are written out more often.
+const ZEROS: u64 = 64 * 1024;
 
 /// Where segments live.
 pub(crate) trait Storage: Send + Sync {
@@ -42,7 +50,10 @@ impl Storage for Disk {
             Err(error) => Err(error.into()),
         };
         match made {
-            Ok(Some(map)) => Ok(Arc::new(Mapped { file, map: Mutex::new(Some(map)) })),
+            Ok(Some(map)) => {
+                let state = State { map: Some(map), used: false };
+                Ok(Arc::new(Mapped { file, state: Mutex::new(state) }))
+            }
             Ok(None) => Ok(Arc::new(file)),
             Err(error) => {
                 let _ = std::fs::remove_file(path);
@@ -64,14 +75,22 @@ impl Storage for Disk {
 /// never waits for a sync of the same file.
 struct Mapped {
     file: File,
-    /// `None` once it was cut: a file is never cut under its mapping.
-    map: Mutex<Option<Map>>,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// `None` once the file was cut: it is never cut under its mapping.
+    map: Option<Map>,
+    /// Something was written: from then on zeros would destroy records.
+    used: bool,
 }
 
 impl SegmentFile for Mapped {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let offset = usize::try_from(offset).map_err(io::Error::other)?;
-        match &mut *self.map.lock() {
+        let mut state = self.state.lock();
+        state.used = true;
+        match &mut state.map {
             Some(map) => map.write(offset, bytes),
             None => Err(io::Error::other("the segment was cut already")),
         }
@@ -83,10 +102,24 @@ impl SegmentFile for Mapped {
     }
 
     fn trim(&self, bytes: u64) -> io::Result<()> {
-        if let Some(map) = self.map.lock().take() {
+        if let Some(map) = self.state.lock().map.take() {
             map.unmap();
         }
         self.file.set_len(bytes)
+    }
+
+    fn prepare(&self, bytes: Range<u64>) -> io::Result<()> {
+        let zeros = vec![0; usize::try_from(ZEROS).map_err(io::Error::other)?];
+        for start in bytes.clone().step_by(zeros.len()) {
+            // Who begins to use the file waits for one write at most.
+            let state = self.state.lock();
+            if state.used {
+                break;
+            }
+            let most = usize::try_from(bytes.end - start).unwrap_or(usize::MAX);
+            self.file.write_all_at(zeros.get(..most).unwrap_or(&zeros), start)?;
+        }
+        self.file.sync_data()
     }
 }
 
@@ -102,5 +135,9 @@ impl SegmentFile for File {
 
     fn trim(&self, bytes: u64) -> io::Result<()> {
         self.set_len(bytes)
+    }
+
+    fn prepare(&self, _: Range<u64>) -> io::Result<()> {
+        Ok(())
     }
 }

@@ -1,10 +1,15 @@
-//! The spool's own thread: forces records to stable storage, deletes what was acknowledged, makes spares.
+//! The spool's own thread: forces records to stable storage, deletes what was acknowledged, makes and prepares spares.
 //!
-//! No appender touches the disk's latency unless it asked for `sync`.
+//! No appender touches the disk's latency unless it asked for `sync`. That includes what a file system does at the first
+//! store into a page of reserved space: a spare is written with zeros before it is used
+//! (docs/decisions/0016-segments-are-written-before-use.md).
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+
+use parking_lot::MutexGuard;
 
 use super::config::Durability;
 use super::state::{Inner, Spare};
@@ -12,6 +17,8 @@ use super::{Shared, Synced};
 
 /// From the first unsynced record to its fsync; with the fsync itself this stays within 50 ms.
 const LINGER: Duration = Duration::from_millis(20);
+/// Bytes of a spare that are prepared at once: a few milliseconds of the time for which records linger anyway.
+const SLICE: u64 = 1024 * 1024;
 /// How often a spool that lost records looks whether it can write their gap record.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -32,6 +39,7 @@ pub(super) fn run(shared: &Shared) {
         }
         if shared.config.durability == Durability::Disk {
             let until = Instant::now() + LINGER;
+            prepare(shared, &mut inner);
             while inner.dirty && !inner.urgent && !inner.stop {
                 if shared.work.wait_until(&mut inner, until).timed_out() {
                     break;
@@ -45,11 +53,40 @@ pub(super) fn run(shared: &Shared) {
 }
 
 fn wants_spare(shared: &Shared, inner: &Inner) -> bool {
-    let half_full = inner.writer.as_ref().is_some_and(|writer| writer.offset > writer.capacity / 2);
-    half_full
+    // Early enough to be prepared in time.
+    let begun = inner.writer.as_ref().is_some_and(|writer| writer.offset > writer.capacity / 8);
+    begun
         && inner.spare.is_none()
         && !inner.spare_blocked
         && inner.bytes + shared.config.segment_bytes() <= shared.config.max_bytes
+}
+
+fn wants_preparing(shared: &Shared, inner: &Inner) -> bool {
+    shared.config.durability == Durability::Disk
+        && inner.failed.is_none()
+        && !inner.stop
+        && inner.spare.as_ref().is_some_and(|spare| spare.prepared < shared.config.segment_bytes())
+}
+
+/// Prepares the next part of the spare, without the lock. It may be taken into use meanwhile.
+fn prepare(shared: &Shared, inner: &mut MutexGuard<'_, Inner>) {
+    let Some(spare) = inner.spare.as_ref().filter(|_| wants_preparing(shared, inner)) else { return };
+    let (file, from) = (Arc::clone(&spare.file), spare.prepared);
+    let upto = (from + SLICE).min(shared.config.segment_bytes());
+    let prepared = MutexGuard::unlocked(inner, || file.prepare(from..upto));
+    let upto = match prepared {
+        Ok(()) => upto,
+        // It is used as it is.
+        Err(error) if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => u64::MAX,
+        Err(error) => {
+            // If the file was taken into use, what failed may have been its records.
+            shared.fail(inner, &format!("preparing a segment in `{}` failed: {error}", shared.config.dir.display()));
+            return;
+        }
+    };
+    if let Some(spare) = inner.spare.as_mut().filter(|spare| Arc::ptr_eq(&spare.file, &file)) {
+        spare.prepared = upto;
+    }
 }
 
 fn has_work(shared: &Shared, inner: &Inner) -> bool {
@@ -57,6 +94,7 @@ fn has_work(shared: &Shared, inner: &Inner) -> bool {
         || !inner.sealed.is_empty()
         || !inner.garbage.is_empty()
         || (!inner.stop && wants_spare(shared, inner))
+        || wants_preparing(shared, inner)
 }
 
 struct Job {
@@ -95,7 +133,7 @@ fn take(shared: &Shared, inner: &mut Inner) -> Job {
 fn perform(shared: &Shared, job: Job) {
     let spare = job.spare.map(|path| {
         let made = shared.storage.create(&path, shared.config.segment_bytes());
-        made.map(|file| Spare { path, file })
+        made.map(|file| Spare { path, file, prepared: 0 })
     });
     let mut freed = 0;
     for (path, bytes) in &job.garbage {

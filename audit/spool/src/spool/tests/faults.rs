@@ -1,5 +1,6 @@
 //! Disks that fail.
 
+use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 
 use super::super::storage::SegmentFile;
@@ -10,7 +11,10 @@ struct Switches {
     write: AtomicBool,
     sync: AtomicBool,
     full: AtomicBool,
+    prepare: AtomicBool,
     syncs: AtomicU64,
+    /// Bytes.
+    prepared: AtomicU64,
 }
 
 struct Faulty(Arc<Switches>);
@@ -50,6 +54,14 @@ impl SegmentFile for FaultyFile {
 
     fn trim(&self, bytes: u64) -> std::io::Result<()> {
         self.0.trim(bytes)
+    }
+
+    fn prepare(&self, bytes: Range<u64>) -> std::io::Result<()> {
+        if self.1.prepare.load(Ordering::Relaxed) {
+            return Err(broken());
+        }
+        self.1.prepared.fetch_add(bytes.end - bytes.start, Ordering::SeqCst);
+        self.0.prepare(bytes)
     }
 }
 
@@ -139,4 +151,48 @@ fn a_full_disk_is_a_full_spool_and_not_a_failed_one() {
     assert_eq!(spool.append(&numbered(1)), Err(SpoolError::Full));
     switches.full.store(false, Ordering::Relaxed);
     spool.append(&numbered(1)).unwrap();
+}
+
+#[test]
+fn the_next_segment_is_written_with_zeros_before_its_records() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, switches) = open(&dir, Durability::Disk);
+    let whole = config(dir.path()).segment_bytes();
+    // More than an eighth of a segment, and less than a whole one.
+    let mut last = 300;
+    (1..=last).for_each(|number| spool.append(&numbered(number)).unwrap());
+    assert_eq!(spool.stats().segments, 1);
+    eventually("the segment after it", || switches.prepared.load(Ordering::SeqCst) == whole);
+    while spool.stats().segments < 2 {
+        last += 1;
+        spool.append(&numbered(last)).unwrap();
+    }
+    assert_eq!(numbers(&spool), (1..=last).collect::<Vec<_>>());
+    spool.close().unwrap();
+    drop(spool);
+    assert_eq!(numbers(&Spool::open(config(dir.path()), PRODUCER).unwrap()), (1..=last).collect::<Vec<_>>());
+}
+
+#[test]
+fn zeros_never_go_over_records() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("one");
+    let file = Disk.create(&path, 300_000).unwrap();
+    file.prepare(0..300_000).unwrap();
+    file.write_at(b"a record", 70_000).unwrap();
+    file.prepare(0..300_000).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    assert_eq!((bytes.len(), &bytes[70_000..70_008]), (300_000, &b"a record"[..]));
+    assert_eq!(bytes.iter().filter(|byte| **byte != 0).count(), 8);
+}
+
+#[test]
+fn a_disk_that_fails_while_a_segment_is_prepared_ends_the_spool() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, switches) = open(&dir, Durability::Disk);
+    switches.prepare.store(true, Ordering::Relaxed);
+    // It may fail before the last of these.
+    (1..=200).for_each(|number| drop(spool.append(&numbered(number))));
+    eventually("the failure", || spool.stats().failed.is_some());
+    assert!(matches!(spool.append(&numbered(201)), Err(SpoolError::Failed(_))));
 }
