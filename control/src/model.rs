@@ -18,7 +18,7 @@ use signet_mtls::{SpiffeId, TrustDomain};
 
 pub use policy::{ActivePolicy, PolicySlice};
 pub use route::{Backend, Match, Route, RouteKind, Rule, Target};
-pub use traffic::{Limit, TrafficPolicy};
+pub use traffic::{Limit, Part, TrafficPolicy};
 
 /// A service's name within one trust domain.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -3,6 +3,7 @@
 //! INVARIANT: a snapshot holds only what its receiver needs: a sidecar sees the inbound ports of its own workload, a
 //! gateway sees exported services and no others.
 
+mod failover;
 mod routes;
 mod traffic;
 
@@ -12,10 +13,10 @@ use signet_api::control::{
     Endpoint, Exported, ExternalService, File, InboundService, OutboundService, PolicyBundle, RemoteGateway,
     ServiceStatus, Snapshot,
 };
-use signet_mtls::SpiffeId;
+use signet_mtls::{SpiffeId, TrustDomain};
 use signet_policy::Needs;
 
-use crate::model::{Admission, Desired, External, ExternalTls, Port, Service, World};
+use crate::model::{Admission, Desired, External, ExternalTls, Import, ImportedService, Port, Service, World};
 
 /// Who a snapshot is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,55 +157,69 @@ fn outbound(world: &World, desired: &Desired, own_namespace: &str) -> Vec<Outbou
             addresses: service.addresses.iter().map(ToString::to_string).collect(),
             routes: None,
             traffic: None,
+            failover: Vec::new(),
         }));
     }
     outbound.extend(imported(world, desired));
     routes::attach(desired, own_namespace, &mut outbound);
     traffic::attach(desired, &mut outbound);
+    failover::attach(world, desired, &mut outbound);
     outbound
 }
 
-/// Services of linked clusters. A name that this cluster exports too, or that a trust domain earlier in order already
-/// serves, is not taken over.
+/// Services of linked clusters. A name that this cluster exports too, or that another cluster already serves (the first by
+/// a TrafficPolicy's order, then by the order of trust domains), is not taken over: such a service is there without hosts
+/// where others fail over to it, and else not at all.
 fn imported(world: &World, desired: &Desired) -> Vec<OutboundService> {
     let mut taken: BTreeSet<(String, u16)> = BTreeSet::new();
     for service in desired.services.values().filter(|service| service.exported) {
         let host = service.name.clusterset_host();
         taken.extend(service.ports.iter().map(|port| (host.clone(), port.port)));
     }
-    let mut outbound = Vec::new();
+    let mut offers = Vec::new();
     for (trust_domain, import) in world.imports.iter() {
         let Ok(gateway) = SpiffeId::component(trust_domain, "gateway") else { continue };
-        for service in &import.services {
-            let host = service.name.clusterset_host();
-            if !taken.insert((host.clone(), service.port)) {
-                continue;
-            }
-            outbound.push(OutboundService {
-                service: service.name.qualified(trust_domain),
-                port: u32::from(service.port),
-                protocol: service.protocol.as_str().to_owned(),
-                spiffe_ids: texts(&service.spiffe_ids),
-                endpoints: Vec::new(),
-                addresses: desired
-                    .import_addresses
-                    .get(&service.name)
-                    .into_iter()
-                    .flatten()
-                    .map(ToString::to_string)
-                    .collect(),
-                gateway: Some(RemoteGateway {
-                    addresses: import.gateway.split(',').map(str::to_owned).collect(),
-                    spiffe_id: gateway.to_string(),
-                    authority: format!("{host}:{}", service.port),
-                }),
-                hosts: vec![host],
-                routes: None,
-                traffic: None,
-            });
+        offers.extend(import.services.iter().map(|service| {
+            let standing = failover::standing(desired, service, trust_domain);
+            (standing, remote(trust_domain, &gateway, import, service), service)
+        }));
+    }
+    // Stable: without an order of a policy's that of the trust domains stays.
+    offers.sort_by_key(|(standing, ..)| standing.rank);
+    let mut outbound = Vec::new();
+    for (standing, mut offered, service) in offers {
+        let host = service.name.clusterset_host();
+        if standing.rank.is_some() && taken.insert((host.clone(), service.port)) {
+            offered.hosts = vec![host];
+            let addresses = desired.import_addresses.get(&service.name).into_iter().flatten();
+            offered.addresses = addresses.map(ToString::to_string).collect();
+        } else if !standing.named {
+            continue;
         }
+        outbound.push(offered);
     }
     outbound
+}
+
+/// What a linked cluster exports, before it is known whether it may have its name here.
+fn remote(
+    trust_domain: &TrustDomain,
+    gateway: &SpiffeId,
+    import: &Import,
+    service: &ImportedService,
+) -> OutboundService {
+    OutboundService {
+        service: service.name.qualified(trust_domain),
+        port: u32::from(service.port),
+        protocol: service.protocol.as_str().to_owned(),
+        spiffe_ids: texts(&service.spiffe_ids),
+        gateway: Some(RemoteGateway {
+            addresses: import.gateway.split(',').map(str::to_owned).collect(),
+            spiffe_id: gateway.to_string(),
+            authority: format!("{}:{}", service.name.clusterset_host(), service.port),
+        }),
+        ..OutboundService::default()
+    }
 }
 
 fn external(external: &External) -> ExternalService {

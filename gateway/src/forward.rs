@@ -113,6 +113,9 @@ pub(crate) type Answer = Response<Full<Bytes>>;
 
 /// Answers one request of a remote sidecar.
 pub(crate) async fn answer(shared: Arc<Shared>, caller: Arc<Caller>, mut request: Request<Incoming>) -> Answer {
+    if request.method() == Method::OPTIONS {
+        return availability(&shared);
+    }
     let received = Instant::now();
     let mut context = trace::extract(request.headers());
     let span = tracing::info_span!("gateway:forward", otel.kind = "server", service = tracing::field::Empty);
@@ -190,6 +193,17 @@ async fn connect(
     shared.own.count(Outcome::Opened);
     let mut answer = Response::new(Full::default());
     answer.headers_mut().insert("x-signet-decision", id(&verdict));
+    answer
+}
+
+/// Whether this gateway would take a CONNECT, for sidecars that choose between clusters. It is about the gateway alone, says
+/// nothing of what is exported, and so is no decision.
+fn availability(shared: &Shared) -> Answer {
+    if shared.snapshot.load().bundle.is_none() {
+        return text(StatusCode::SERVICE_UNAVAILABLE, "the gateway has no policy yet");
+    }
+    let mut answer = Response::new(Full::default());
+    *answer.status_mut() = StatusCode::NO_CONTENT;
     answer
 }
 

@@ -37,6 +37,19 @@ async fn carries_inner_mtls_that_it_cannot_read_and_records_first() {
 }
 
 #[tokio::test]
+async fn says_whether_it_would_take_tunnels_and_decides_nothing_by_that() {
+    let gateway = Gateway::start(FORWARD_ALL).await;
+    let mut sidecar = gateway.sidecar(FRAUD).await;
+    assert_eq!(sidecar.send(Method::OPTIONS, "https://gateway/").await.status, StatusCode::NO_CONTENT);
+    gateway.no_policy().await;
+    assert_eq!(sidecar.send(Method::OPTIONS, "https://gateway/").await.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(sidecar.send(Method::GET, "https://gateway/").await.status, StatusCode::METHOD_NOT_ALLOWED);
+    gateway.recorded(|record| record.action == "http:parse", 1).await;
+    gateway.recorded(|record| record.action == "gateway:forward", 0).await;
+    gateway.stop().await;
+}
+
+#[tokio::test]
 async fn denies_what_policy_does_not_permit_before_an_endpoint_hears_of_it() {
     let gateway = Gateway::start("@id(\"nobody\") forbid(principal, action, resource);").await;
     let mut sidecar = gateway.sidecar(FRAUD).await;

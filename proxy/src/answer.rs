@@ -171,8 +171,11 @@ fn text(status: StatusCode, body: String) -> Response<Body> {
 
 /// What an upstream's failure is to the caller.
 pub(crate) fn unreachable(form: Form, error: &UpstreamError) -> Response<Body> {
+    if let Some(decision) = error.denial() {
+        return denied(form, decision);
+    }
     match error {
-        UpstreamError::Gateway { decision: Some(decision), .. } => denied(form, *decision),
+        UpstreamError::Gateway { status: 503, .. } => fault(form, NO_ENDPOINTS),
         UpstreamError::Gateway { .. } => fault(form, GATEWAY_REFUSED),
         UpstreamError::Connect { .. } | UpstreamError::Protocol { .. } => fault(form, CONNECT_FAILED),
         UpstreamError::Timeout { .. } => fault(form, CONNECT_TIMEOUT),

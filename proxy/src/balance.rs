@@ -5,6 +5,7 @@
 //! TrafficPolicy governs have more to them: [`spread`], [`ward`].
 
 mod member;
+mod reach;
 mod ring;
 mod spread;
 mod ward;
@@ -14,8 +15,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 pub use member::{Member, Slot};
+pub use reach::Reach;
 pub(crate) use ring::hash;
-pub(crate) use spread::{Group, Spread};
+pub(crate) use spread::{Group, Spread, Tried};
 pub use ward::{Limit, Ticket, Ward};
 
 /// After this long without samples an estimate has lost 63% of its weight.
@@ -31,6 +33,8 @@ pub struct Load {
     /// Nanoseconds since [`epoch`] of the last sample.
     stamp: AtomicU64,
     pending: AtomicU32,
+    /// Nanoseconds since [`epoch`] of the first call since the last sample.
+    asked: AtomicU64,
 }
 
 fn epoch() -> Instant {
@@ -59,6 +63,7 @@ impl Load {
             estimate: AtomicU64::new(nanos(INITIAL).to_bits()),
             stamp: AtomicU64::new(since_epoch(now)),
             pending: AtomicU32::new(0),
+            asked: AtomicU64::new(0),
         }
     }
 
@@ -71,6 +76,22 @@ impl Load {
     #[must_use]
     pub fn pending(&self) -> u32 {
         self.pending.load(Ordering::Relaxed)
+    }
+
+    /// How long calls have gone without a sample, those counted whose callers gave up.
+    #[must_use]
+    pub fn silent_for(&self, now: Instant) -> Duration {
+        let (answered, asked) = (self.stamp.load(Ordering::Relaxed), self.asked.load(Ordering::Relaxed));
+        if self.pending() == 0 && answered >= asked {
+            return Duration::ZERO;
+        }
+        Duration::from_nanos(since_epoch(now).saturating_sub(answered.max(asked)))
+    }
+
+    /// It is known by other means that the endpoint is there: silence begins anew.
+    pub(crate) fn heard(&self, now: Instant) {
+        let asked = if self.pending() == 0 { 0 } else { since_epoch(now) };
+        self.asked.store(asked, Ordering::Relaxed);
     }
 
     fn decayed(&self, now: Instant) -> f64 {
@@ -119,7 +140,10 @@ struct Governed {
 impl InFlight {
     #[must_use]
     pub fn start(load: &Arc<Load>, now: Instant) -> Self {
-        load.pending.fetch_add(1, Ordering::Relaxed);
+        let first = load.pending.fetch_add(1, Ordering::Relaxed) == 0;
+        if first && load.stamp.load(Ordering::Relaxed) >= load.asked.load(Ordering::Relaxed) {
+            load.asked.store(since_epoch(now), Ordering::Relaxed);
+        }
         Self { load: Arc::clone(load), started: now, governed: None }
     }
 
@@ -226,6 +250,27 @@ mod tests {
         // The worst of all loses every draw it is in.
         assert_eq!(hits[0], 0, "{hits:?}");
         assert!(hits[1..].iter().all(|h| *h > 500), "{hits:?}");
+    }
+
+    #[test]
+    fn silence_begins_with_a_call_and_ends_with_an_answer() {
+        let (load, start) = (Arc::new(Load::default()), Instant::now());
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        assert_eq!(load.silent_for(at(9)), Duration::ZERO);
+        let first = InFlight::start(&load, at(10));
+        let second = InFlight::start(&load, at(11));
+        assert_eq!(load.silent_for(at(12)), Duration::from_secs(2));
+        first.answered(at(12));
+        assert_eq!(load.silent_for(at(13)), Duration::from_secs(1), "the second is in flight");
+        drop((first, second));
+        assert_eq!(load.silent_for(at(99)), Duration::ZERO);
+        // Callers that give up early do not hide that nobody answers.
+        for second in 100..104 {
+            drop(InFlight::start(&load, at(second)));
+        }
+        assert_eq!(load.silent_for(at(104)), Duration::from_secs(4));
+        load.heard(at(104));
+        assert_eq!(load.silent_for(at(105)), Duration::ZERO);
     }
 
     #[test]

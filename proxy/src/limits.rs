@@ -6,6 +6,10 @@ use std::time::Duration;
 pub(crate) const HANDSHAKE: Duration = Duration::from_secs(5);
 /// A TCP connect.
 pub(crate) const CONNECT: Duration = Duration::from_secs(3);
+/// A connection with all its handshakes, where a call can go elsewhere instead.
+pub(crate) const CONNECT_WATCHED: Duration = Duration::from_secs(2);
+/// A probe; with the time between two of a gateway it is what finding a dead cluster takes at most.
+pub(crate) const PROBE: Duration = Duration::from_secs(1);
 /// First bytes on an explicit listener, and inside CONNECT.
 pub(crate) const DETECT: Duration = Duration::from_secs(5);
 /// First bytes of a connection whose protocol nobody declared; what cannot be told by then is bytes. A server that speaks

@@ -123,6 +123,8 @@ pub struct Metrics {
     pub ejections_spared: Counter,
     pub panicked: Counter,
     pub failed_over: Counter,
+    pub unreachable: Counter,
+    pub gateways_lost: Counter,
     pub snapshot_version: Gauge,
     pub tokens_verified: Counter,
     pub tokens_known: Counter,
@@ -226,6 +228,8 @@ impl Metrics {
             ejections_spared: ejections("spared"),
             panicked: Counter::default(),
             failed_over: Counter::default(),
+            unreachable: Counter::default(),
+            gateways_lost: Counter::default(),
             snapshot_version: Gauge::default(),
             tokens_verified: tokens("accepted"),
             tokens_known: tokens("remembered"),
@@ -272,6 +276,21 @@ impl Metrics {
             "signet_proxy_panic",
             "Calls that went to any endpoint because too few of the service's were healthy",
             metrics.panicked.clone(),
+        );
+        registry.register(
+            "signet_proxy_failed_over",
+            "Calls that went to a later tier of their service's failover because too little of those before was well",
+            metrics.failed_over.clone(),
+        );
+        registry.register(
+            "signet_proxy_unreachable",
+            "How often an endpoint of a service with failover was found to be out of reach",
+            metrics.unreachable.clone(),
+        );
+        registry.register(
+            "signet_proxy_gateways_lost",
+            "How often a linked cluster's gateway was found to be out of reach",
+            metrics.gateways_lost.clone(),
         );
         registry.register(
             "signet_proxy_mirrored",

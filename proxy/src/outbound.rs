@@ -14,6 +14,7 @@ mod relayed;
 mod route;
 mod table;
 mod view;
+mod watch;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use signet_mtls::{IdentitySource, Select, SpiffeId};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use crate::decide::{Enforcer, Peer};
@@ -53,6 +55,8 @@ pub struct Outbound {
     enforcer: Arc<Enforcer>,
     refusals: Refusals,
     stop: Stop,
+    /// There is something to look after.
+    watching: Notify,
 }
 
 impl Outbound {
@@ -72,6 +76,7 @@ impl Outbound {
             enforcer,
             refusals,
             stop,
+            watching: Notify::new(),
         })
     }
 
@@ -79,6 +84,7 @@ impl Outbound {
     pub fn apply(&self, snapshot: &Snapshot) {
         let table = Table::build(snapshot, &self.table.load(), &self.shared);
         self.table.store(Arc::new(table));
+        self.watching.notify_one();
         if let Some(egress) = self.egress.load().as_ref() {
             egress.apply(snapshot);
         }

@@ -166,6 +166,7 @@ pub async fn run(config: Config, data: Handle, shutdown: impl Future<Output = ()
         }
     };
     background.spawn(housekeeping(conditions, source.clone(), snapshots, spool.clone(), sweep, cancel.clone()));
+    stop.tasks.spawn_on(Arc::clone(&outbound).watch(), &data);
     if let Some(listener) = listeners.outbound {
         stop.tasks.spawn_on(Arc::clone(&outbound).run(listener), &data);
     }

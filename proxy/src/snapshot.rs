@@ -11,7 +11,7 @@ mod store;
 mod tests;
 pub mod traffic;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -91,6 +91,7 @@ pub struct InboundService {
 pub struct OutboundService {
     pub service: Arc<str>,
     /// Lower case, without port.
+    /// Empty: others fail over to it, and no app can ask for it.
     pub hosts: Vec<Arc<str>>,
     pub port: u16,
     pub protocol: Protocol,
@@ -105,6 +106,17 @@ pub struct OutboundService {
     pub routes: Option<Arc<route::Routes>>,
     /// Set when a TrafficPolicy is attached to it.
     pub traffic: Option<Arc<traffic::Traffic>>,
+    /// Who serves it, tier by tier; empty: it alone.
+    pub failover: Vec<Vec<Share>>,
+}
+
+/// One cluster's part of the calls of a tier.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Share {
+    /// Another outbound service of the snapshot, or the service itself; on the same port.
+    pub service: Arc<str>,
+    /// Above 0.
+    pub weight: u32,
 }
 
 /// The gateway of the trust domain that a remote service lives in.
@@ -190,6 +202,8 @@ impl Snapshot {
         let trust_domain = parse(|| "trust_domain".to_owned(), &snapshot.trust_domain, "a trust domain")?;
         let inbound = each("inbound", &snapshot.inbound, inbound)?;
         same_protocol_per_port(&inbound)?;
+        let outbound = each("outbound", &snapshot.outbound, outbound)?;
+        shares_lead_somewhere(&outbound)?;
         Ok(Self {
             version: snapshot.version,
             trust_domain,
@@ -198,7 +212,7 @@ impl Snapshot {
                 None => held.cloned(),
             },
             inbound,
-            outbound: each("outbound", &snapshot.outbound, outbound)?,
+            outbound,
             exported: each("exported", &snapshot.exported, exported)?,
             external: each("external", &snapshot.external, external)?,
         })
@@ -320,7 +334,43 @@ fn outbound(at: &str, w: &wire::OutboundService) -> Result<OutboundService, Snap
             Some(traffic) => Some(Arc::new(traffic::traffic(&format!("{at}.traffic"), traffic)?)),
             None => None,
         },
+        failover: w.failover.iter().map(|tier| shares(at, tier)).collect::<Result<_, _>>()?,
     })
+}
+
+fn shares(at: &str, tier: &wire::Tier) -> Result<Vec<Share>, SnapshotError> {
+    let read = |share: &wire::Share| {
+        let service = service_name(&format!("{at}.failover"), &share.service)?;
+        if share.weight == 0 {
+            return Err(SnapshotError::Field {
+                field: format!("{at}.failover"),
+                value: share.weight.to_string(),
+                expected: "a weight above 0",
+            });
+        }
+        Ok(Share { service, weight: share.weight })
+    };
+    tier.shares.iter().map(read).collect()
+}
+
+/// A part of a service's calls that leads nowhere, or to what speaks otherwise, would be a part that is lost.
+fn shares_lead_somewhere(services: &[Arc<OutboundService>]) -> Result<(), SnapshotError> {
+    if services.iter().all(|service| service.failover.is_empty()) {
+        return Ok(());
+    }
+    let known: HashSet<_> = services.iter().map(|one| (&one.service, one.port, one.protocol)).collect();
+    for (i, service) in services.iter().enumerate() {
+        for share in service.failover.iter().flatten() {
+            if !known.contains(&(&share.service, service.port, service.protocol)) {
+                return Err(SnapshotError::Field {
+                    field: format!("outbound[{i}].failover"),
+                    value: share.service.to_string(),
+                    expected: "an outbound service of the snapshot with the same port and protocol",
+                });
+            }
+        }
+    }
+    Ok(())
 }
 
 fn external(at: &str, w: &wire::ExternalService) -> Result<External, SnapshotError> {

@@ -9,6 +9,7 @@ mod gateway;
 mod h1;
 mod h2;
 mod judge;
+mod probe;
 mod turn;
 mod wired;
 
@@ -25,6 +26,7 @@ use uuid::Uuid;
 
 use crate::balance::{InFlight, Limit, Load, Member};
 use crate::body::Body;
+use crate::limits;
 use crate::metrics::Metrics;
 use crate::tls::Wire;
 use crate::websocket;
@@ -55,6 +57,26 @@ pub enum UpstreamError {
     Overflow { address: String, limit: Limit },
     #[error("the connection to `{address}` broke")]
     Broken { address: String, source: hyper::Error },
+}
+
+impl UpstreamError {
+    /// The decision by which another cluster's gateway refused.
+    #[must_use]
+    pub fn denial(&self) -> Option<Uuid> {
+        match self {
+            Self::Gateway { status: 403, decision, .. } => *decision,
+            _ => None,
+        }
+    }
+
+    /// Whether it says that no connection to the endpoint could be made.
+    fn is_unreached(&self) -> bool {
+        match self {
+            Self::Connect { .. } | Self::Timeout { .. } | Self::Identity { .. } | Self::Protocol { .. } => true,
+            Self::Gateway { .. } => self.denial().is_none(),
+            Self::Silent { .. } | Self::Switched { .. } | Self::Overflow { .. } | Self::Broken { .. } => false,
+        }
+    }
 }
 
 /// No answer; `unsent` is the request when it certainly never left.
@@ -223,11 +245,13 @@ impl Upstream {
                     return Err(Failure { error, unsent: None });
                 }
                 in_flight.answered(Instant::now());
+                self.reached();
                 self.judge(true);
                 Ok(response.map(|incoming| Body::leased(incoming, None, Some(in_flight))))
             }
             Ok((response, lease)) => {
                 in_flight.answered(Instant::now());
+                self.reached();
                 let in_flight = self.judge_head(response.status(), response.headers(), in_flight);
                 Ok(response.map(|incoming| Body::leased(incoming, Some(Lease(lease)), Some(in_flight))))
             }
@@ -253,6 +277,7 @@ impl Upstream {
         match dialled.await {
             Ok((transport, slot)) => {
                 in_flight.answered(Instant::now());
+                self.reached();
                 self.judge(true);
                 let in_flight = match slot {
                     Some(slot) => in_flight.on(slot),
@@ -272,14 +297,29 @@ impl Upstream {
         if matches!(error, UpstreamError::Overflow { .. }) {
             return;
         }
-        in_flight.failed(Instant::now());
+        let now = Instant::now();
+        in_flight.failed(now);
         self.shared.metrics.pool_failed.inc();
+        if error.is_unreached() {
+            self.unreached(now);
+        }
         self.judge_error(error);
     }
 
     /// `cause` is the head of the call that needs the connection: a gateway sees the trace of the call that it forwards for.
     async fn dial(&self, cause: &HeaderMap) -> Result<Transport, UpstreamError> {
         self.shared.metrics.pool_opened.inc();
+        if !self.member.as_ref().is_some_and(|member| member.is_watched()) {
+            return self.connect(cause).await;
+        }
+        // There is somewhere else to go.
+        match tokio::time::timeout(limits::CONNECT_WATCHED, self.connect(cause)).await {
+            Ok(connected) => connected,
+            Err(_) => Err(UpstreamError::Timeout { address: self.address() }),
+        }
+    }
+
+    async fn connect(&self, cause: &HeaderMap) -> Result<Transport, UpstreamError> {
         match &self.target {
             Target::App(address) => dial::plain(*address).await,
             Target::Sidecar { address, tls } => dial::mesh(*address, tls, self.wire).await,

@@ -6,6 +6,7 @@
 
 mod attached;
 mod check;
+mod failover;
 mod spread;
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,21 @@ struct Spec {
     #[serde(default)]
     rate_limits: Vec<RateLimit>,
     faults: Option<Faults>,
+    #[serde(default)]
+    failover: Vec<Tier>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Tier {
+    clusters: Vec<Cluster>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Cluster {
+    trust_domain: String,
+    weight: Option<i64>,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -1,6 +1,7 @@
 //! TrafficPolicies, checked. Leaf values are the wire's: they are passed on as they are.
 
 use signet_api::control as wire;
+use signet_mtls::TrustDomain;
 
 use super::{ServiceName, Target};
 
@@ -15,6 +16,18 @@ pub struct TrafficPolicy {
     pub traffic: wire::Traffic,
     /// For the service's own sidecars.
     pub limits: Vec<Limit>,
+    /// Which clusters serve the targets, tier by tier; a Service's own cluster comes before them unless it is among them.
+    /// Empty: as without a policy.
+    pub failover: Vec<Vec<Part>>,
+}
+
+/// A cluster's part of the calls of a tier.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Whose service of the target's name serves it.
+    pub trust_domain: TrustDomain,
+    /// Its share among those of the tier.
+    pub weight: u32,
 }
 
 /// A rate limit of each client by itself.

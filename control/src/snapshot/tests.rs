@@ -8,7 +8,7 @@ use signet_policy::BundleSource;
 
 use super::*;
 use crate::model::{
-    ActivePolicy, Import, ImportedService, Imports, Limit, Protocol, ServiceName, Target, TrafficPolicy,
+    ActivePolicy, Import, ImportedService, Imports, Limit, Part, Protocol, ServiceName, Target, TrafficPolicy,
 };
 
 fn service(name: &str, port: u16, protocol: Protocol) -> Service {
@@ -165,6 +165,101 @@ fn a_linked_cluster_cannot_take_over_a_name_that_is_served_already() {
     assert_eq!(remote, ["north.example/bank/fraud", "west.example/bank/reporting"]);
 }
 
+/// `target` is to be served by these trust domains, tier by tier.
+fn failover(target: Target, tiers: &[&[(&str, u32)]]) -> TrafficPolicy {
+    let part = |(td, weight): &(&str, u32)| Part { trust_domain: td.parse().unwrap(), weight: *weight };
+    TrafficPolicy {
+        name: ServiceName { namespace: "bank".into(), name: "elsewhere".into() },
+        targets: vec![(target, None)],
+        traffic: signet_api::control::Traffic { policy: "TrafficPolicy/bank/elsewhere".into(), ..Default::default() },
+        limits: Vec::new(),
+        failover: tiers.iter().map(|tier| tier.iter().map(part).collect()).collect(),
+    }
+}
+
+/// Of each service that an app can ask for and that fails over: its tiers, and then all services that there are.
+fn tiers_and_services(policy: TrafficPolicy, imports: &[(&str, &[&str])]) -> (Vec<String>, Vec<String>) {
+    let mut world = world();
+    let mut desired = world.desired.as_deref().unwrap().clone();
+    desired.traffic = vec![policy];
+    world.desired = Some(Arc::new(desired));
+    let import = |td: &str, names: &[&str]| Import {
+        gateway: format!("gateway.{td}:1"),
+        services: names.iter().map(|name| imported(td, name)).collect(),
+    };
+    world.imports =
+        Arc::new(imports.iter().map(|(td, names)| (td.parse().unwrap(), import(td, names))).collect::<Imports>());
+    let snapshot = build(&world, &sidecar("bank", "web")).unwrap();
+    let shown = |service: &OutboundService| {
+        let tier = |tier: &signet_api::control::Tier| {
+            let shares: Vec<_> = tier.shares.iter().map(|s| format!("{} {}", s.service, s.weight)).collect();
+            shares.join(", ")
+        };
+        let tiers: Vec<_> = service.failover.iter().map(tier).collect();
+        format!("{}: {}", service.service, tiers.join(" | "))
+    };
+    let failing_over = snapshot.outbound.iter().filter(|service| !service.failover.is_empty()).map(shown).collect();
+    let service = |s: &OutboundService| {
+        let hosts = if s.hosts.is_empty() { " without hosts" } else { "" };
+        s.gateway.is_some().then(|| format!("{}{hosts}", s.service))
+    };
+    (failing_over, snapshot.outbound.iter().filter_map(service).collect())
+}
+
+#[test]
+fn a_local_service_fails_over_to_the_clusters_that_its_policy_names_and_to_no_others() {
+    let ledger = || Target::Service(ServiceName { namespace: "bank".into(), name: "ledger".into() });
+    let everywhere: &[(&str, &[&str])] =
+        &[("north.example", &["ledger"]), ("south.example", &["ledger"]), ("west.example", &["ledger", "fraud"])];
+    let policy = failover(ledger(), &[&[("west.example", 3), ("north.example", 1)], &[("gone.example", 1)]]);
+    let (tiers, services) = tiers_and_services(policy, everywhere);
+    assert_eq!(
+        tiers,
+        [
+            "east.example/bank/ledger: east.example/bank/ledger 1 | west.example/bank/ledger 3, north.example/bank/ledger 1"
+        ]
+    );
+    let without_hosts = ["north.example/bank/ledger without hosts", "west.example/bank/ledger without hosts"];
+    assert_eq!(services, [without_hosts[0], without_hosts[1], "west.example/bank/fraud"]);
+    // Side by side with the own cluster, which is then in no tier before.
+    let policy = failover(ledger(), &[&[("east.example", 4), ("west.example", 1)]]);
+    let (tiers, _) = tiers_and_services(policy, everywhere);
+    assert_eq!(tiers, ["east.example/bank/ledger: east.example/bank/ledger 4, west.example/bank/ledger 1"]);
+    // Nobody exports it now.
+    let policy = failover(ledger(), &[&[("west.example", 1)]]);
+    assert_eq!(tiers_and_services(policy, &[("west.example", &["fraud"])]).0, [""; 0]);
+}
+
+#[test]
+fn an_imported_service_is_served_by_the_clusters_of_its_policy_in_their_order_and_by_no_others() {
+    let fraud = || Target::Import(ServiceName { namespace: "bank".into(), name: "fraud".into() });
+    let policy = || failover(fraud(), &[&[("west.example", 1)], &[("north.example", 1)]]);
+    let everywhere: &[(&str, &[&str])] =
+        &[("alien.example", &["fraud"]), ("north.example", &["fraud"]), ("west.example", &["fraud"])];
+    let (tiers, services) = tiers_and_services(policy(), everywhere);
+    assert_eq!(tiers, ["west.example/bank/fraud: west.example/bank/fraud 1 | north.example/bank/fraud 1"]);
+    assert_eq!(services, ["west.example/bank/fraud", "north.example/bank/fraud without hosts"]);
+    // The first one's lease has ended.
+    let (tiers, services) = tiers_and_services(policy(), &everywhere[..2]);
+    assert_eq!((tiers, services), (Vec::new(), vec!["north.example/bank/fraud".to_owned()]));
+    let (_, services) = tiers_and_services(policy(), &everywhere[..1]);
+    assert!(services.is_empty(), "who is not named may not serve the name: {services:?}");
+}
+
+#[test]
+fn a_part_that_speaks_another_protocol_is_no_part() {
+    let mut world = world();
+    let mut desired = world.desired.as_deref().unwrap().clone();
+    let ledger = Target::Service(ServiceName { namespace: "bank".into(), name: "ledger".into() });
+    desired.traffic = vec![failover(ledger, &[&[("west.example", 1)]])];
+    world.desired = Some(Arc::new(desired));
+    let other = ImportedService { protocol: Protocol::Grpc, ..imported("west.example", "ledger") };
+    let west = Import { gateway: "127.0.0.1:15443".into(), services: vec![other] };
+    world.imports = Arc::new(Imports::from([("west.example".parse().unwrap(), west)]));
+    let snapshot = build(&world, &sidecar("bank", "web")).unwrap();
+    assert!(snapshot.outbound.iter().all(|service| service.failover.is_empty()));
+}
+
 #[test]
 fn a_gateway_is_told_exported_services_and_nothing_else() {
     let snapshot = build(&world(), &Subject::Gateway).unwrap();
@@ -234,6 +329,7 @@ fn governed(mut world: World, target: Target) -> World {
         targets: vec![(target, None)],
         traffic: signet_api::control::Traffic { policy: "TrafficPolicy/bank/p".into(), ..Default::default() },
         limits: vec![Limit { clients: vec![("bank".into(), "web".into())], requests: 5, per_ms: 1000, burst: 2 }],
+        failover: Vec::new(),
     };
     let mut desired = Desired::clone(world.desired.as_deref().unwrap());
     desired.traffic.push(policy);

@@ -6,7 +6,7 @@ use signet_mtls::SpiffeId;
 use crate::model::{Desired, Limit, Port, Service, ServiceName, Target, TrafficPolicy, World};
 
 /// The policy for a port of a local service, or of one that a linked cluster exports.
-fn of<'d>(desired: &'d Desired, target: &Target, port: u32) -> Option<&'d TrafficPolicy> {
+pub(super) fn of<'d>(desired: &'d Desired, target: &Target, port: u32) -> Option<&'d TrafficPolicy> {
     let holds = |(to, on): &(Target, Option<u16>)| to == target && on.is_none_or(|on| u32::from(on) == port);
     desired.traffic.iter().find(|policy| policy.targets.iter().any(holds))
 }
@@ -16,7 +16,7 @@ pub(super) fn attach(desired: &Desired, outbound: &mut [OutboundService]) {
     if desired.traffic.is_empty() {
         return;
     }
-    for service in outbound {
+    for service in outbound.iter_mut().filter(|service| !service.hosts.is_empty()) {
         let Some(name) = ServiceName::of_qualified(&service.service) else { continue };
         let target = if service.gateway.is_none() { Target::Service(name) } else { Target::Import(name) };
         service.traffic = of(desired, &target, service.port).map(|policy| policy.traffic.clone());

@@ -84,6 +84,7 @@ fn snapshots() -> Vec<Vec<u8>> {
             }),
             breaker: Some(wire::Breaker { max_connections: 8, ..wire::Breaker::default() }),
         }),
+        failover: vec![wire::Tier { shares: vec![wire::Share { service: service.clone(), weight: 3 }] }],
         ..wire::OutboundService::default()
     };
     let whole = wire::Snapshot {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use super::reach::Reach;
 use super::since_epoch;
 use super::ward::{Limit, Ticket, Ward};
 
@@ -14,7 +15,7 @@ pub(super) fn ms(now: Instant) -> u64 {
     since_epoch(now) / 1_000_000 + 1
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -29,6 +30,10 @@ pub struct Member {
     /// A connection became free, or one more may be made.
     pub(crate) freed: Notify,
     pub(super) health: Health,
+    /// Whether connections to it can be made; counts where its service has somewhere else to go.
+    reach: Reach,
+    /// The same of the gateway that leads to it.
+    gateway: Option<Arc<Reach>>,
 }
 
 /// What is known of an endpoint's answers. Races between workers lose one at worst.
@@ -59,6 +64,15 @@ impl Drop for Slot {
 
 impl Member {
     pub(crate) fn new(ward: Arc<Ward>, name: String, now: Instant) -> Arc<Self> {
+        Self::make(ward, name, None, now)
+    }
+
+    /// One that `gateway` leads to.
+    pub(crate) fn behind(gateway: Arc<Reach>, ward: Arc<Ward>, name: String, now: Instant) -> Arc<Self> {
+        Self::make(ward, name, Some(gateway), now)
+    }
+
+    fn make(ward: Arc<Ward>, name: String, gateway: Option<Arc<Reach>>, now: Instant) -> Arc<Self> {
         Arc::new(Self {
             ward,
             name,
@@ -66,6 +80,8 @@ impl Member {
             open: AtomicU32::new(0),
             freed: Notify::new(),
             health: Health::default(),
+            reach: Reach::default(),
+            gateway,
         })
     }
 
@@ -99,6 +115,53 @@ impl Member {
     /// The endpoint answered well, or did not.
     pub(crate) fn judged(&self, good: bool, now: Instant) {
         self.ward.judged(self, good, now);
+    }
+
+    /// Whether its service has somewhere else to go, so that it matters whether it can be reached.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.ward.is_watched()
+    }
+
+    pub(crate) fn reach(&self) -> &Reach {
+        &self.reach
+    }
+
+    /// Whether no connection to it can be made, or none to the gateway before it.
+    pub(crate) fn is_down(&self) -> bool {
+        self.is_watched() && (self.reach.is_down() || self.gateway.as_ref().is_some_and(|gateway| gateway.is_down()))
+    }
+
+    pub(super) fn has_gateway(&self) -> bool {
+        self.gateway.is_some()
+    }
+
+    /// A connection to it could not be made. What its gateway is at fault for is the gateway's.
+    pub(crate) fn unreached(&self, now: Instant) {
+        if self.is_watched()
+            && !self.gateway.as_ref().is_some_and(|gateway| gateway.is_down())
+            && self.reach.failed(now)
+        {
+            self.ward.went_down(self);
+        }
+    }
+
+    /// A probe of it failed.
+    pub(crate) fn still_down(&self, now: Instant) {
+        if self.reach.still_down(now) {
+            self.ward.went_down(self);
+        }
+    }
+
+    /// It answered, whatever it said.
+    pub(crate) fn reached(&self) {
+        if self.reach.reached() {
+            self.ward.came_up(self);
+        }
+    }
+
+    /// Whether it gets calls.
+    pub(super) fn well(&self, at: u64) -> bool {
+        !self.ejected(at) && !self.is_down()
     }
 
     pub(super) fn ejected(&self, at: u64) -> bool {
@@ -136,6 +199,14 @@ impl Member {
         let times = self.health.times.load(Ordering::Relaxed);
         if times > 0 && at >= self.health.until.load(Ordering::Relaxed).saturating_add(millis(base)) {
             self.health.times.store(times - 1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        if self.reach.is_down() {
+            self.ward.one_less_down();
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Over which endpoints the calls of one governed service go, and which of them a call takes.
 //!
 //! Endpoints stand in groups with weights, groups in tiers. The first tier takes all calls in which a group has enough
-//! healthy endpoints; when no tier has, the first takes them with whatever it has, healthy or not (panic): a guess about
-//! health that is wrong must not end a service.
+//! endpoints that are well: not ejected, and, where there is somewhere else to go, not down. When no tier has, the first
+//! takes them with whatever it has, well or not (panic): a guess about health that is wrong must not end a service.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -28,11 +28,13 @@ pub(crate) struct Group {
     pub(crate) members: Vec<usize>,
     /// Set when a part of the request is hashed.
     ring: Option<Ring>,
+    /// Whether it can be reached is not the endpoints' own matter.
+    behind_gateways: bool,
 }
 
 impl Group {
     pub(crate) fn new(weight: u32, members: Vec<usize>) -> Self {
-        Self { weight, members, ring: None }
+        Self { weight, members, ring: None, behind_gateways: false }
     }
 }
 
@@ -43,6 +45,11 @@ impl Spread {
             tier.retain(|group| !group.members.is_empty());
         }
         tiers.retain(|tier| !tier.is_empty());
+        for group in tiers.iter_mut().flatten() {
+            let behind = |index: &usize| endpoints.get(*index).is_some_and(|(member, _)| member.has_gateway());
+            group.behind_gateways = group.members.iter().any(behind);
+        }
+        ward.watch(tiers.iter().flatten().count() > 1);
         if matches!(ward.traffic().balancing.algorithm, Algorithm::ConsistentHash(_)) {
             for group in tiers.iter_mut().flatten() {
                 let name = |index: &usize| endpoints.get(*index).map_or("", |(member, _)| member.name());
@@ -61,21 +68,21 @@ impl Spread {
         &self.ward
     }
 
-    /// An endpoint for a call; `avoid` one that just failed it. `key` is the hash of what the call is to be spread by.
-    pub(crate) fn pick(&self, now: Instant, avoid: Option<usize>, key: Option<u64>) -> Option<usize> {
+    /// An endpoint for a call that was tried as `tried` says. `key` is the hash of what the call is to be spread by.
+    pub(crate) fn pick(&self, now: Instant, tried: &Tried, key: Option<u64>) -> Option<usize> {
         let traffic = self.ward.traffic();
         let balancing = &traffic.balancing;
-        let at = ms(now);
+        let (at, avoid) = (ms(now), tried.last);
         let choosing = Choosing { spread: self, balancing, now, at, key };
         if avoid.is_none()
             && !self.ward.troubled(at)
-            && let [tier, ..] = self.tiers.as_slice()
-            && let [only] = tier.as_slice()
+            && let Some([only]) = self.tiers.first().map(Vec::as_slice)
+            && !only.behind_gateways
         {
             return choosing.among(&only.members, only, |_| true);
         }
-        let well = |index: &usize| self.endpoints.get(*index).is_some_and(|(member, _)| !member.ejected(at));
-        for (level, tier) in self.tiers.iter().enumerate() {
+        let well = |index: &usize| self.endpoints.get(*index).is_some_and(|(member, _)| member.well(at));
+        for (level, tier) in self.tiers.iter().enumerate().skip(tried.level) {
             let mut able = Vec::with_capacity(tier.len());
             for group in tier {
                 let mut healthy: Vec<usize> = group.members.iter().copied().filter(well).collect();
@@ -108,6 +115,54 @@ impl Spread {
             return members.first().copied();
         }
         choosing.among(&others, group, |index| Some(index) != avoid)
+    }
+
+    /// Notes in `tried` that a call did not leave for `index`, and whether it may be tried at another endpoint at once: at
+    /// two of each tier at most.
+    pub(crate) fn unsent(&self, tried: &mut Tried, index: usize) -> bool {
+        tried.last = Some(index);
+        tried.times += 1;
+        if tried.times.is_multiple_of(Tried::OF_A_TIER) {
+            let holds = |tier: &Vec<Group>| tier.iter().any(|group| group.members.contains(&index));
+            let level = self.tiers.iter().position(holds).unwrap_or_default();
+            tried.level = level + 1;
+        }
+        tried.level < self.tiers.len()
+    }
+}
+
+/// Where a call was tried already.
+#[derive(Debug, Default)]
+pub(crate) struct Tried {
+    /// The endpoint that it did not leave for, or whose answer is not to be the last word.
+    last: Option<usize>,
+    times: usize,
+    /// The tier that is looked at first.
+    level: usize,
+}
+
+impl Tried {
+    const OF_A_TIER: usize = 2;
+
+    #[cfg(test)]
+    pub(crate) fn at(index: usize) -> Self {
+        Self { last: Some(index), ..Self::default() }
+    }
+
+    /// The call begins again, and is not to go to `index` when there is another.
+    pub(crate) fn again(&mut self, index: usize) {
+        (self.last, self.level) = (Some(index), 0);
+    }
+
+    /// Without tiers: at two endpoints, where there are two.
+    pub(crate) fn another_of(&mut self, endpoints: usize, index: usize) -> bool {
+        self.last = Some(index);
+        self.times += 1;
+        endpoints > 1 && self.times < Self::OF_A_TIER
+    }
+
+    pub(crate) fn last(&self) -> Option<usize> {
+        self.last
     }
 }
 

@@ -5,7 +5,7 @@
 //! looked at by whoever reports an answer after their end.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use arc_swap::{ArcSwap, Guard};
@@ -53,6 +53,10 @@ pub struct Ward {
     troubled: AtomicU64,
     /// Held while one is made: their number is bounded.
     ejecting: Mutex<()>,
+    /// There is somewhere else to go: endpoints that cannot be reached get no calls.
+    watched: AtomicBool,
+    /// Endpoints that could not be reached.
+    down: AtomicU32,
 }
 
 /// One of what a limit counts, until dropped.
@@ -83,12 +87,38 @@ impl Ward {
             interval: AtomicU64::new(0),
             troubled: AtomicU64::new(0),
             ejecting: Mutex::new(()),
+            watched: AtomicBool::new(false),
+            down: AtomicU32::new(0),
         })
     }
 
     /// A new snapshot's word; what is counted stays.
     pub(crate) fn follow(&self, traffic: &Arc<Traffic>) {
         self.traffic.store(Arc::clone(traffic));
+    }
+
+    /// Whether calls have somewhere else to go than one tier of endpoints.
+    pub(crate) fn watch(&self, elsewhere: bool) {
+        self.watched.store(elsewhere, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_watched(&self) -> bool {
+        self.watched.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn went_down(&self, member: &Member) {
+        self.down.fetch_add(1, Ordering::Relaxed);
+        self.metrics.unreachable.inc();
+        tracing::warn!(service = %self.service, endpoint = member.name(), "an endpoint cannot be reached and gets no calls until it is");
+    }
+
+    pub(super) fn came_up(&self, member: &Member) {
+        self.one_less_down();
+        tracing::info!(service = %self.service, endpoint = member.name(), "an endpoint is reached again");
+    }
+
+    pub(super) fn one_less_down(&self) {
+        self.down.fetch_sub(1, Ordering::Relaxed);
     }
 
     pub(crate) fn regroup(&self, groups: Vec<Vec<Arc<Member>>>) {
@@ -136,9 +166,9 @@ impl Ward {
         Ok(ticket)
     }
 
-    /// Whether any endpoint may be ejected.
+    /// Whether any endpoint may be ejected or down.
     pub(super) fn troubled(&self, at: u64) -> bool {
-        self.troubled.load(Ordering::Relaxed) > at
+        self.troubled.load(Ordering::Relaxed) > at || self.down.load(Ordering::Relaxed) > 0
     }
 
     pub(super) fn judged(&self, member: &Member, good: bool, now: Instant) {

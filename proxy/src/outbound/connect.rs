@@ -20,7 +20,7 @@ use super::http::{Client, Reach};
 use super::table::Destination;
 use crate::ambiguity::Unambiguous;
 use crate::answer::{self, Form};
-use crate::balance::{InFlight, Limit};
+use crate::balance::{InFlight, Limit, Tried};
 use crate::body::Body;
 use crate::decide::{Call, reason};
 use crate::detect::Prefixed;
@@ -130,22 +130,29 @@ impl Outbound {
 }
 
 async fn dial(to: &Destination, cause: &HeaderMap) -> Result<(Transport, InFlight), Box<Response<Body>>> {
-    let mut avoid = None;
+    let mut tried = Tried::default();
     loop {
-        let Some((index, upstream)) = to.pick(avoid, None) else {
+        let Some((index, upstream)) = to.pick(&tried, None) else {
             return Err(Box::new(answer::fault(Form::Http, to.none())));
         };
         match upstream.raw(cause).await {
             Ok(dialled) => return Ok(dialled),
-            Err(
-                UpstreamError::Connect { .. }
-                | UpstreamError::Timeout { .. }
-                | UpstreamError::Overflow { limit: Limit::Connections, .. },
-            ) if avoid.is_none() && to.endpoints() > 1 => {
-                avoid = Some(index);
-            }
+            Err(error) if may_be_elsewhere(&error) && to.unsent(&mut tried, index) => {}
             Err(error) => return Err(Box::new(answer::unreachable(Form::Http, &error))),
         }
+    }
+}
+
+/// Whether another endpoint may do better; nothing was sent.
+fn may_be_elsewhere(error: &UpstreamError) -> bool {
+    match error {
+        UpstreamError::Connect { .. } | UpstreamError::Timeout { .. } | UpstreamError::Broken { .. } => true,
+        UpstreamError::Overflow { limit, .. } => *limit == Limit::Connections,
+        UpstreamError::Gateway { .. } => error.denial().is_none(),
+        UpstreamError::Identity { .. }
+        | UpstreamError::Protocol { .. }
+        | UpstreamError::Silent { .. }
+        | UpstreamError::Switched { .. } => false,
     }
 }
 

@@ -22,6 +22,7 @@ use super::table::Destination;
 use super::{Outbound, connect, faults, route};
 use crate::ambiguity::Unambiguous;
 use crate::answer::{self, Form};
+use crate::balance::Tried;
 use crate::body::{Body, Counted};
 use crate::decide::{Call, Host, Peer, reason};
 use crate::detect::{HttpVersion, Prefixed};
@@ -323,9 +324,9 @@ impl Client {
 
 /// Sends to an endpoint, and to another one when the request certainly never left.
 async fn send(to: &Destination, mut request: Request<Body>, form: Form, key: Option<u64>) -> Response<Body> {
-    let mut avoid = None;
+    let mut tried = Tried::default();
     loop {
-        let Some((index, upstream)) = to.pick(avoid, key) else {
+        let Some((index, upstream)) = to.pick(&tried, key) else {
             return answer::fault(form, to.none());
         };
         match upstream.send(request).await {
@@ -333,10 +334,7 @@ async fn send(to: &Destination, mut request: Request<Body>, form: Form, key: Opt
             Err(upstream::Failure { error, unsent }) => {
                 debug!(service = %to.service.service, error = %signet_observe::error_chain(&error), "no answer");
                 match unsent {
-                    Some(unsent) if avoid.is_none() && to.endpoints() > 1 => {
-                        avoid = Some(index);
-                        request = *unsent;
-                    }
+                    Some(unsent) if error.denial().is_none() && to.unsent(&mut tried, index) => request = *unsent,
                     _ => return answer::unreachable(form, &error),
                 }
             }

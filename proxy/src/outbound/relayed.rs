@@ -8,6 +8,7 @@ use http::Response;
 use super::Outbound;
 use super::table::Destination;
 use crate::answer::{self, Form};
+use crate::balance::Tried;
 use crate::body::Body;
 use crate::flow::Decided;
 use crate::forward;
@@ -65,6 +66,7 @@ fn suits(route: &Destination) -> bool {
     };
     route.service.protocol == Protocol::Http
         && route.routing.is_none()
+        && !route.fails_over()
         && !route.service.traffic.as_ref().is_some_and(unusual)
 }
 
@@ -76,7 +78,7 @@ impl Role for Relayed {
     async fn admit(&mut self, head: &RequestHead, bytes: &[u8]) -> Admitted {
         self.received = Instant::now();
         let Some(route) = self.find(head, bytes).filter(|route| suits(route)) else { return Admitted::Other };
-        match route.pick(None, None) {
+        match route.pick(&Tried::default(), None) {
             Some((index, upstream)) if upstream.wire() == Wire::Http1 && !upstream.is_remote() => {
                 let upstream = Arc::clone(upstream);
                 (self.to, self.tried) = (Some(route), Some(index));
@@ -87,11 +89,12 @@ impl Role for Relayed {
     }
 
     fn another(&mut self) -> Option<Arc<Upstream>> {
-        let (to, avoid) = (self.to.as_ref()?, self.tried.take()?);
-        if to.endpoints() < 2 {
+        let (to, index) = (self.to.as_ref()?, self.tried.take()?);
+        let mut tried = Tried::default();
+        if !to.unsent(&mut tried, index) {
             return None;
         }
-        to.pick(Some(avoid), None).map(|(_, upstream)| Arc::clone(upstream))
+        to.pick(&tried, None).map(|(_, upstream)| Arc::clone(upstream))
     }
 
     fn failed(&self, error: &UpstreamError) -> Response<Body> {

@@ -11,11 +11,11 @@ use signet_mtls::{Select, SpiffeId};
 use super::hashing;
 use super::route::{Budget, Routing, Targets};
 use crate::answer::{self, Fault};
-use crate::balance::{self, Group, Member, Spread, Ward};
+use crate::balance::{self, Group, Member, Spread, Tried, Ward};
 use crate::flow::{Flow, FlowKey};
 use crate::metrics::Direction;
 use crate::snapshot::route::{Backend, Routes};
-use crate::snapshot::traffic::Algorithm;
+use crate::snapshot::traffic::{Algorithm, Traffic};
 use crate::snapshot::{OutboundService, Protocol, RemoteGateway, Snapshot};
 use crate::tls::{self, Wire};
 use crate::upstream::{GatewayPool, Shared, Upstream};
@@ -58,14 +58,27 @@ impl Destination {
         shared.metrics.flows.get(FlowKey { direction: Direction::Outbound, source, destination, route })
     }
 
-    /// An endpoint; `avoid` one that just failed. `key` is what [`Destination::key`] said.
-    pub(crate) fn pick(&self, avoid: Option<usize>, key: Option<u64>) -> Option<(usize, &Arc<Upstream>)> {
+    /// An endpoint for a call that was tried as `tried` says. `key` is what [`Destination::key`] said.
+    pub(crate) fn pick(&self, tried: &Tried, key: Option<u64>) -> Option<(usize, &Arc<Upstream>)> {
         let now = Instant::now();
         let i = match &self.spread {
-            Some(spread) => spread.pick(now, avoid, key)?,
-            None => balance::pick(&self.upstreams, |u| u.load(), now, avoid)?,
+            Some(spread) => spread.pick(now, tried, key)?,
+            None => balance::pick(&self.upstreams, |u| u.load(), now, tried.last())?,
         };
         Some((i, self.upstreams.get(i)?))
+    }
+
+    /// Notes in `tried` that a call did not leave for endpoint `index`, and whether it may be tried at another at once.
+    pub(crate) fn unsent(&self, tried: &mut Tried, index: usize) -> bool {
+        match &self.spread {
+            Some(spread) if self.fails_over() => spread.unsent(tried, index),
+            _ => tried.another_of(self.upstreams.len(), index),
+        }
+    }
+
+    /// Whether other clusters, or other endpoints than the first ones, serve it too.
+    pub(crate) fn fails_over(&self) -> bool {
+        !self.service.failover.is_empty()
     }
 
     /// What a call is spread by, when its service's policy hashes a part of calls and this one has it.
@@ -89,27 +102,17 @@ impl Destination {
     pub(super) fn upstreams(&self) -> &[Arc<Upstream>] {
         &self.upstreams
     }
-
-    pub(crate) fn endpoints(&self) -> usize {
-        self.upstreams.len()
-    }
 }
 
 fn name_of(service: &OutboundService) -> Name {
     (Arc::clone(&service.service), service.port)
 }
 
-fn member(ward: Option<&Arc<Ward>>, name: &impl ToString) -> Option<Arc<Member>> {
-    ward.map(|ward| Member::new(Arc::clone(ward), name.to_string(), Instant::now()))
-}
-
-fn spread(ward: Arc<Ward>, upstreams: &[Arc<Upstream>]) -> Spread {
-    let endpoints: Vec<_> = upstreams
-        .iter()
-        .filter_map(|upstream| Some((Arc::clone(upstream.member()?), Arc::clone(upstream.load()))))
-        .collect();
-    let all = Group::new(1, (0..endpoints.len()).collect());
-    Spread::new(ward, endpoints, vec![vec![all]])
+/// Whose policy governs an endpoint: other services have connections of their own to it.
+#[derive(Clone, Copy)]
+struct Governor<'g> {
+    name: &'g Name,
+    ward: &'g Arc<Ward>,
 }
 
 /// What an app may ask for.
@@ -122,6 +125,7 @@ pub(crate) struct Table {
     wards: HashMap<Name, Arc<Ward>>,
     upstreams: HashMap<Key, Arc<Upstream>>,
     gateways: HashMap<(Vec<Arc<str>>, SpiffeId), Arc<GatewayPool>>,
+    watched: Vec<Arc<Upstream>>,
 }
 
 impl Table {
@@ -130,18 +134,13 @@ impl Table {
         let mut table = Self::default();
         let routed = snapshot.outbound.iter().any(|service| service.routes.is_some());
         let mut plain = HashMap::new();
+        let fails_over = |service: &Arc<OutboundService>| !service.failover.is_empty();
+        let by_name: HashMap<Name, &OutboundService> = match snapshot.outbound.iter().any(fails_over) {
+            true => snapshot.outbound.iter().map(|service| (name_of(service), &**service)).collect(),
+            false => HashMap::new(),
+        };
         for service in &snapshot.outbound {
-            let wire = Wire::for_protocol(service.protocol);
-            let ward = table.ward(service, old, shared);
-            let upstreams: Vec<_> = match &service.gateway {
-                Some(gateway) => vec![table.remote(service, gateway, wire, ward.as_ref(), old, shared)],
-                None => service
-                    .endpoints
-                    .iter()
-                    .map(|address| table.sidecar(service, *address, wire, ward.as_ref(), old, shared))
-                    .collect(),
-            };
-            let spread = ward.map(|ward| Arc::new(spread(ward, &upstreams)));
+            let (upstreams, spread) = table.spread(service, &by_name, old, shared);
             let destination = Arc::new(Destination {
                 service: Arc::clone(service),
                 upstreams,
@@ -169,6 +168,61 @@ impl Table {
             }
         }
         table
+    }
+
+    /// The endpoints of a service, its own first, and how calls are spread over them where a policy governs that.
+    fn spread(
+        &mut self,
+        service: &OutboundService,
+        by_name: &HashMap<Name, &OutboundService>,
+        old: &Self,
+        shared: &Shared,
+    ) -> (Vec<Arc<Upstream>>, Option<Arc<Spread>>) {
+        let name = name_of(service);
+        let ward = self.ward(service, old, shared);
+        let governor = ward.as_ref().map(|ward| Governor { name: &name, ward });
+        let mut upstreams = self.endpoints(service, governor, old, shared);
+        let own = upstreams.len();
+        let Some(ward) = &ward else { return (upstreams, None) };
+        let mut tiers = Vec::new();
+        for tier in &service.failover {
+            let mut groups = Vec::new();
+            for share in tier {
+                if share.service == service.service {
+                    groups.push(Group::new(share.weight, (0..own).collect()));
+                } else if let Some(other) = by_name.get(&(Arc::clone(&share.service), service.port)) {
+                    let first = upstreams.len();
+                    upstreams.extend(self.endpoints(other, governor, old, shared));
+                    groups.push(Group::new(share.weight, (first..upstreams.len()).collect()));
+                }
+            }
+            tiers.push(groups);
+        }
+        if service.failover.is_empty() {
+            tiers.push(vec![Group::new(1, (0..own).collect())]);
+        } else {
+            self.watched.extend(upstreams.iter().map(Arc::clone));
+        }
+        let endpoints = upstreams
+            .iter()
+            .filter_map(|upstream| Some((Arc::clone(upstream.member()?), Arc::clone(upstream.load()))))
+            .collect();
+        let spread = Spread::new(Arc::clone(ward), endpoints, tiers);
+        (upstreams, Some(Arc::new(spread)))
+    }
+
+    /// The endpoints of `of` alone, in their order; behind a gateway it is one.
+    fn endpoints(
+        &mut self,
+        of: &OutboundService,
+        governor: Option<Governor<'_>>,
+        old: &Self,
+        shared: &Shared,
+    ) -> Vec<Arc<Upstream>> {
+        match &of.gateway {
+            Some(gateway) => vec![self.remote(of, gateway, governor, old, shared)],
+            None => of.endpoints.iter().map(|address| self.sidecar(of, *address, governor, old, shared)).collect(),
+        }
     }
 
     /// An address that stands for a service goes before one that is an endpoint's, whatever the services' order.
@@ -225,7 +279,8 @@ impl Table {
 
     /// What callers of `service` share, when its policy concerns endpoints.
     fn ward(&mut self, service: &OutboundService, old: &Self, shared: &Shared) -> Option<Arc<Ward>> {
-        let traffic = service.traffic.as_ref().filter(|traffic| traffic.concerns_endpoints())?;
+        let concerned = |traffic: &&Arc<Traffic>| traffic.concerns_endpoints() || !service.failover.is_empty();
+        let traffic = service.traffic.as_ref().filter(concerned)?;
         let name = name_of(service);
         let ward = match old.wards.get(&name) {
             Some(ward) => {
@@ -242,15 +297,17 @@ impl Table {
         &mut self,
         service: &OutboundService,
         address: SocketAddr,
-        wire: Wire,
-        ward: Option<&Arc<Ward>>,
+        governor: Option<Governor<'_>>,
         old: &Self,
         shared: &Shared,
     ) -> Arc<Upstream> {
-        let key = (Place::Sidecar(address), wire, service.spiffe_ids.clone(), ward.map(|_| name_of(service)));
+        let wire = Wire::for_protocol(service.protocol);
+        let owner = governor.map(|governor| governor.name.clone());
+        let key = (Place::Sidecar(address), wire, service.spiffe_ids.clone(), owner);
         let make = || {
             let tls = tls::outbound(&shared.source, Select::Workload, &service.spiffe_ids, wire);
-            Upstream::sidecar(address, tls, wire, shared.clone(), member(ward, &address))
+            let member = governor.map(|of| Member::new(Arc::clone(of.ward), address.to_string(), Instant::now()));
+            Upstream::sidecar(address, tls, wire, shared.clone(), member)
         };
         Arc::clone(
             self.upstreams.entry(key.clone()).or_insert_with(|| old.upstreams.get(&key).cloned().unwrap_or_else(make)),
@@ -261,8 +318,7 @@ impl Table {
         &mut self,
         service: &OutboundService,
         gateway: &RemoteGateway,
-        wire: Wire,
-        ward: Option<&Arc<Ward>>,
+        governor: Option<Governor<'_>>,
         old: &Self,
         shared: &Shared,
     ) -> Arc<Upstream> {
@@ -273,12 +329,16 @@ impl Table {
                 .cloned()
                 .unwrap_or_else(|| GatewayPool::new(gateway, &shared.source, Select::Workload))
         }));
-        let place = Place::Remote(gateway.clone());
-        let key = (place, wire, service.spiffe_ids.clone(), ward.map(|_| name_of(service)));
+        let wire = Wire::for_protocol(service.protocol);
+        let owner = governor.map(|governor| governor.name.clone());
+        let key = (Place::Remote(gateway.clone()), wire, service.spiffe_ids.clone(), owner);
         let make = || {
             let tls = tls::outbound(&shared.source, Select::Workload, &service.spiffe_ids, wire);
-            let member = member(ward, &gateway.authority);
-            Upstream::remote(pool, Arc::clone(&gateway.authority), tls, wire, shared.clone(), member)
+            let member = governor.map(|of| {
+                let name = format!("{}:{}", service.service, service.port);
+                Member::behind(Arc::clone(pool.reach()), Arc::clone(of.ward), name, Instant::now())
+            });
+            Upstream::remote(Arc::clone(&pool), Arc::clone(&gateway.authority), tls, wire, shared.clone(), member)
         };
         Arc::clone(
             self.upstreams.entry(key.clone()).or_insert_with(|| old.upstreams.get(&key).cloned().unwrap_or_else(make)),
@@ -306,6 +366,11 @@ impl Table {
         let named: BTreeMap<_, _> =
             self.hosts.values().flatten().map(|to| ((Arc::clone(&to.service.service), to.service.port), to)).collect();
         named.into_values()
+    }
+
+    /// Endpoints of services that fail over.
+    pub(super) fn watched(&self) -> &[Arc<Upstream>] {
+        &self.watched
     }
 
     /// Drops idle connections that nobody will take any more.

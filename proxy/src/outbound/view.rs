@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::Outbound;
 use super::table::Destination;
 use crate::balance::Limit;
+use crate::snapshot::Share;
 use crate::snapshot::traffic::{Algorithm, HashOn, Traffic};
 use crate::upstream::Upstream;
 
@@ -53,6 +54,11 @@ fn service(to: &Destination, now: Instant) -> Value {
         "protocol": to.service.protocol.as_str(),
         "endpoints": endpoints,
     });
+    if to.fails_over()
+        && let Some(fields) = shown.as_object_mut()
+    {
+        fields.insert("failover".to_owned(), tiers(&to.service.failover));
+    }
     if let (Some(ward), Some(fields)) = (to.ward(), shown.as_object_mut()) {
         fields.insert("policy".to_owned(), json!(ward.traffic().policy));
         for (name, of) in [("requests", Limit::Requests), ("pending", Limit::Pending), ("retries", Limit::Retries)] {
@@ -62,10 +68,16 @@ fn service(to: &Destination, now: Instant) -> Value {
     shown
 }
 
+fn tiers(failover: &[Vec<Share>]) -> Value {
+    let share = |share: &Share| json!({ "service": share.service, "weight": share.weight });
+    failover.iter().map(|tier| tier.iter().map(share).collect::<Vec<_>>()).collect()
+}
+
 fn endpoint(upstream: &Upstream, now: Instant) -> Value {
     let (idle, http2) = upstream.pooled();
+    let name = upstream.member().map_or_else(|| upstream.name(), |member| member.name().to_owned());
     let mut shown = json!({
-        "address": upstream.name(),
+        "address": name,
         "in_flight": upstream.load().pending(),
         "idle_connections": idle,
         "http2_connections": http2,
@@ -74,6 +86,9 @@ fn endpoint(upstream: &Upstream, now: Instant) -> Value {
         fields.insert("connections".to_owned(), json!(member.open() as usize + http2));
         let ejected = member.ejected_for(now).map(|left| left.as_millis());
         fields.insert("ejected_for_ms".to_owned(), json!(ejected));
+        if member.is_watched() {
+            fields.insert("reached".to_owned(), json!(!member.is_down()));
+        }
     }
     shown
 }

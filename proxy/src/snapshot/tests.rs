@@ -40,10 +40,16 @@ fn good(version: u64) -> wire::Snapshot {
             addresses: vec!["10.96.0.7".to_owned()],
             routes: None,
             traffic: None,
+            failover: Vec::new(),
         }],
         exported: Vec::new(),
         external: Vec::new(),
     }
+}
+
+/// One tier of one cluster.
+fn tier(service: &str, weight: u32) -> Vec<wire::Tier> {
+    vec![wire::Tier { shares: vec![wire::Share { service: service.to_owned(), weight }] }]
 }
 
 #[test]
@@ -57,6 +63,18 @@ fn refuses_bad_fields_and_names_them() {
         (|s| s.outbound[0].endpoints[0].address = "ledger:80".to_owned(), "outbound[0].endpoints[0].address"),
         (|s| s.outbound[0].addresses[0] = "10.96.0.7:80".to_owned(), "outbound[0].addresses[0]"),
         (|s| s.outbound[0].spiffe_ids[0] = "https://x".to_owned(), "outbound[0].spiffe_ids[0]"),
+        (|s| s.outbound[0].failover = tier("east.bank.example/bank/ledger", 0), "outbound[0].failover"),
+        (|s| s.outbound[0].failover = tier("ledger", 1), "outbound[0].failover.service"),
+        (|s| s.outbound[0].failover = tier("west.bank.example/bank/ledger", 1), "outbound[0].failover"),
+        (
+            |s| {
+                let mut other = s.outbound[0].clone();
+                (other.service, other.protocol) = ("west.bank.example/bank/ledger".to_owned(), "grpc".to_owned());
+                s.outbound.push(other);
+                s.outbound[0].failover = tier("west.bank.example/bank/ledger", 1);
+            },
+            "outbound[0].failover",
+        ),
         (|s| s.policy.as_mut().unwrap().digest = "sha256:00".to_owned(), "policy"),
         (|s| s.policy.as_mut().unwrap().files[0].content = "permit(".to_owned(), "policy"),
         (

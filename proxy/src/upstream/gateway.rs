@@ -23,6 +23,7 @@ use signet_mtls::{IdentitySource, PeerRule, Select, alpn};
 use signet_observe::trace;
 
 use super::{Shared, UpstreamError, dial, h2};
+use crate::balance::Reach;
 use crate::body::Body;
 use crate::headers;
 use crate::limits;
@@ -33,6 +34,10 @@ use replicas::Replicas;
 const STAGGER: Duration = Duration::from_millis(300);
 /// A gateway answers CONNECT when it has decided and connected; one that is there is seldom slower.
 const UNANSWERED: Duration = Duration::from_secs(1);
+/// A probe's first connection has this long to answer.
+const PING: Duration = Duration::from_millis(600);
+/// From an answer to the next question, where services fail over to the gateway's cluster or from it.
+const PING_EVERY: Duration = Duration::from_millis(750);
 /// How long a replica that lost a race is asked last.
 const SUSPECT: Duration = Duration::from_secs(5);
 
@@ -42,6 +47,8 @@ pub struct GatewayPool {
     tls: Arc<ClientConfig>,
     open: Mutex<Vec<Connection>>,
     connecting: tokio::sync::Mutex<()>,
+    /// Whether any replica answers, as far as services that fail over want to know.
+    reach: Arc<Reach>,
 }
 
 #[derive(Clone)]
@@ -78,11 +85,27 @@ impl GatewayPool {
             tls: signet_mtls::client_config(source, select, rule, &[alpn::H2]),
             open: Mutex::new(Vec::new()),
             connecting: tokio::sync::Mutex::new(()),
+            reach: Arc::default(),
         })
+    }
+
+    /// Whether any replica answers.
+    #[must_use]
+    pub fn reach(&self) -> &Arc<Reach> {
+        &self.reach
     }
 
     /// A tunnel to the exported service that `authority` names.
     pub(super) async fn tunnel(&self, authority: &str, cause: &HeaderMap, shared: &Shared) -> Answer {
+        let answer = self.opened(authority, cause, shared).await;
+        match &answer {
+            Ok(_) | Err(UpstreamError::Gateway { .. }) => self.reached(),
+            Err(_) => self.lost(shared, self.reach.failed(Instant::now())),
+        }
+        answer
+    }
+
+    async fn opened(&self, authority: &str, cause: &HeaderMap, shared: &Shared) -> Answer {
         let mut last = None;
         for _ in 0..=self.replicas.len() {
             let connection = self.connection(shared, None).await?;
@@ -122,6 +145,63 @@ impl GatewayPool {
                 self.suspect(first);
                 answer
             }
+        }
+    }
+
+    /// Asks whether the gateway would take tunnels (RFC 9110, section 9.3.7), on a connection that is there or on a new one;
+    /// when a replica gives no answer another is asked.
+    pub(super) async fn ping(&self, shared: &Shared) -> Result<(), UpstreamError> {
+        let first = self.connection(shared, None).await?;
+        if let Ok(Ok(())) = tokio::time::timeout(PING, self.options(&first)).await {
+            return Ok(());
+        }
+        self.suspect(&first);
+        let other = self.connection(shared, Some(&first)).await?;
+        let answer = self.options(&other).await;
+        if answer.is_err() {
+            self.suspect(&other);
+        }
+        answer
+    }
+
+    async fn options(&self, connection: &Connection) -> Result<(), UpstreamError> {
+        let address = || self.replicas.address(connection.replica).to_owned();
+        let mut request = Request::new(Body::empty());
+        *request.method_mut() = Method::OPTIONS;
+        *request.uri_mut() = http::Uri::from_static("https://gateway/");
+        let mut sender = connection.sender.clone();
+        let answer = sender.send_request(request).await;
+        let answer = answer.map_err(|source| UpstreamError::Broken { address: address(), source })?;
+        // One that does not know the question is there, and so is its answer.
+        if answer.status() == StatusCode::SERVICE_UNAVAILABLE {
+            return Err(UpstreamError::Gateway { address: address(), status: 503, decision: None });
+        }
+        Ok(())
+    }
+
+    /// [`GatewayPool::ping`], and services that fail over take note.
+    pub(crate) async fn look(&self, shared: &Shared) {
+        let answer = tokio::time::timeout(limits::PROBE, self.ping(shared)).await;
+        let now = Instant::now();
+        match answer {
+            Ok(Ok(())) => {
+                self.reached();
+                self.reach.look_again(PING_EVERY, now);
+            }
+            Ok(Err(_)) | Err(_) => self.lost(shared, self.reach.still_down(now)),
+        }
+    }
+
+    fn reached(&self) {
+        if self.reach.reached() {
+            tracing::info!(gateway = %self.replicas, "a linked cluster's gateway is reached again");
+        }
+    }
+
+    fn lost(&self, shared: &Shared, news: bool) {
+        if news {
+            shared.metrics.gateways_lost.inc();
+            tracing::warn!(gateway = %self.replicas, "no replica of a linked cluster's gateway can be reached");
         }
     }
 

@@ -29,7 +29,7 @@ impl Upstream {
     }
 
     pub(super) fn judge_error(&self, error: &UpstreamError) {
-        if !matches!(error, UpstreamError::Gateway { decision: Some(_), .. } | UpstreamError::Overflow { .. }) {
+        if error.denial().is_none() && !matches!(error, UpstreamError::Overflow { .. }) {
             self.judge(false);
         }
     }

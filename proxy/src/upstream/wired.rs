@@ -93,6 +93,7 @@ impl Wired {
     /// With the status of a final answer.
     pub(crate) fn answered(&self, status: u16, at: Instant) {
         self.in_flight.answered(at);
+        self.upstream.reached();
         self.upstream.judge(status < 500);
     }
 

@@ -74,6 +74,7 @@ impl Way {
                 gateway: None,
                 routes: None,
                 traffic: None,
+                failover: Vec::new(),
                 addresses: vec!["10.96.0.7".parse().unwrap()],
             })],
             external,

@@ -238,6 +238,7 @@ impl Pair {
                 addresses: Vec::new(),
                 routes: None,
                 traffic: None,
+                failover: Vec::new(),
             })],
             exported: Vec::new(),
             external: Vec::new(),

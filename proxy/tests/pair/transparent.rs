@@ -151,6 +151,7 @@ async fn calls(wire: &Wire, mode: InboundMode, family: usize) {
             gateway: None,
             routes: None,
             traffic: None,
+            failover: Vec::new(),
             addresses: vec![CLUSTER_IP[family].parse().unwrap()],
         })],
         ..Snapshot::empty(TD.parse().unwrap())

@@ -17,6 +17,7 @@ mod demos;
 mod disks;
 mod evidence;
 mod exports;
+mod failover;
 mod faults;
 mod live;
 mod manifests;
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
         exports::TESTS,
         live::TESTS,
         manifests::TESTS,
+        failover::TESTS,
         policy_changes::TESTS,
         reads::TESTS,
         websockets::TESTS,

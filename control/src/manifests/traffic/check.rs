@@ -2,6 +2,7 @@
 
 use signet_api::control as wire;
 
+use super::failover::failover;
 use super::spread::{balancing, breaker, outlier};
 use super::{Faults, RateLimit, TargetRef, TrafficPolicy as Written};
 use crate::manifests::ManifestError;
@@ -21,10 +22,11 @@ pub(super) type Checked<T> = Result<T, ManifestError>;
 pub(in crate::manifests) fn read(place: &Place, manifest: &Written) -> Checked<TrafficPolicy> {
     let name = name_of(place, &manifest.metadata)?;
     let spec = &manifest.spec;
+    let failover = failover(place, &spec.failover)?;
     let traffic = wire::Traffic {
         policy: format!("TrafficPolicy/{name}"),
         balancing: spec.load_balancing.as_ref().map(|written| balancing(place, written)).transpose()?,
-        outlier: spec.outlier_detection.as_ref().map(|written| outlier(place, written)).transpose()?,
+        outlier: spec.outlier_detection.as_ref().map(|written| outlier(place, written, &failover)).transpose()?,
         breaker: spec.circuit_breaker.as_ref().map(|written| breaker(place, written)).transpose()?,
         faults: spec.faults.as_ref().map(|written| faults(place, written)).transpose()?,
     };
@@ -35,7 +37,7 @@ pub(in crate::manifests) fn read(place: &Place, manifest: &Written) -> Checked<T
                        of the cluster that exports it; declare the limit there";
         return Err(place.error("spec.rateLimits", message));
     }
-    Ok(TrafficPolicy { targets, limits: limits(place, &spec.rate_limits, &name)?, traffic, name })
+    Ok(TrafficPolicy { targets, limits: limits(place, &spec.rate_limits, &name)?, traffic, failover, name })
 }
 
 /// A whole number of a field, within bounds.

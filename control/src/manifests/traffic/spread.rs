@@ -5,10 +5,13 @@ use signet_api::control as wire;
 use super::check::{Checked, duration, number};
 use super::{Algorithm, CircuitBreaker, LoadBalancing, OutlierDetection};
 use crate::manifests::place::Place;
+use crate::model::Part;
 
 const DEFAULT_INTERVAL_MS: u64 = 10_000;
 const DEFAULT_EJECT_MS: u64 = 30_000;
 const DEFAULT_MAX_EJECTED: u32 = 50;
+/// Where there is somewhere else to go.
+const DEFAULT_MAX_EJECTED_ELSEWHERE: u32 = 100;
 const DEFAULT_MINIMUM_CALLS: i64 = 100;
 const DEFAULT_DEVIATIONS: f64 = 1.9;
 
@@ -48,7 +51,8 @@ pub(super) fn balancing(place: &Place, written: &LoadBalancing) -> Checked<wire:
     })
 }
 
-pub(super) fn outlier(place: &Place, written: &OutlierDetection) -> Checked<wire::Outlier> {
+/// `elsewhere`: the clusters that calls can go to when all endpoints are out.
+pub(super) fn outlier(place: &Place, written: &OutlierDetection, elsewhere: &[Vec<Part>]) -> Checked<wire::Outlier> {
     let at = "spec.outlierDetection";
     let consecutive_failures = match written.consecutive_failures {
         Some(count) => number(place, &format!("{at}.consecutiveFailures"), count, 1, 10_000)?,
@@ -84,7 +88,8 @@ pub(super) fn outlier(place: &Place, written: &OutlierDetection) -> Checked<wire
         eject_ms: time("ejectFor", written.eject_for.as_ref(), DEFAULT_EJECT_MS)?,
         max_ejected_percent: match written.max_ejected {
             Some(percent) => number(place, &format!("{at}.maxEjected"), percent, 1, 100)?,
-            None => DEFAULT_MAX_EJECTED,
+            None if elsewhere.is_empty() => DEFAULT_MAX_EJECTED,
+            None => DEFAULT_MAX_EJECTED_ELSEWHERE,
         },
     })
 }

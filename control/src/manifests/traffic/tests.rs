@@ -38,7 +38,8 @@ const EVERYTHING: &str =
 outlierDetection: {consecutiveFailures: 5, successRate: {deviations: 1.5, minimumCalls: 20}, interval: 5s, ejectFor: 1m, maxEjected: 60}
 circuitBreaker: {maxConnections: 10, maxPending: 20, maxRequests: 30, maxRetries: 4}
 rateLimits: [{clients: [{serviceAccount: web, namespace: shop}], requests: 10, per: 1m, burst: 3}, {requests: 5}]
-faults: {delay: {percent: 12.5, duration: 250ms}, abort: {percent: 0.01, status: 418, grpcStatus: 8}}";
+faults: {delay: {percent: 12.5, duration: 250ms}, abort: {percent: 0.01, status: 418, grpcStatus: 8}}
+failover: [{clusters: [{trustDomain: west.example, weight: 3}, {trustDomain: north.example}]}, {clusters: [{trustDomain: south.example}]}]";
 
 #[test]
 fn everything_that_a_policy_can_say_is_read() {
@@ -64,6 +65,12 @@ fn everything_that_a_policy_can_say_is_read() {
     let breaker = policy.traffic.breaker.as_ref().unwrap();
     assert_eq!((breaker.max_connections, breaker.max_pending), (10, 20));
     assert_eq!((breaker.max_requests, breaker.max_retries), (30, 4));
+    let tiers: Vec<Vec<String>> = policy
+        .failover
+        .iter()
+        .map(|tier| tier.iter().map(|part| format!("{} {}", part.trust_domain, part.weight)).collect())
+        .collect();
+    assert_eq!(tiers, [vec!["west.example 3", "north.example 1"], vec!["south.example 1"]]);
 }
 
 #[test]
@@ -76,6 +83,9 @@ outlierDetection: {successRate: {}}";
     assert_eq!((outlier.consecutive_failures, outlier.deviations_milli, outlier.minimum_calls), (0, 1900, 100));
     assert_eq!((outlier.interval_ms, outlier.eject_ms, outlier.max_ejected_percent), (10_000, 30_000, 50));
     assert_eq!(traffic.breaker, None);
+    let elsewhere = format!("{spec}\nfailover: [{{clusters: [{{trustDomain: west.example}}]}}]");
+    let traffic = read(&[&policy(&elsewhere)]).unwrap().traffic[0].traffic.clone();
+    assert_eq!(traffic.outlier.unwrap().max_ejected_percent, 100, "there is somewhere else to go");
 }
 
 /// The paths of all fields; list entries as their list.
@@ -147,6 +157,13 @@ fn what_is_wrong_is_refused_with_its_line_and_field() {
         ("circuitBreaker: {}", "spec.circuitBreaker"),
         ("circuitBreaker: {maxConnections: -1}", "spec.circuitBreaker.maxConnections"),
         ("faults: {abort: {percent: 1, status: 200}}", "spec.faults.abort.status"),
+        ("failover: [{clusters: []}]", "spec.failover[0].clusters"),
+        ("failover: [{clusters: [{trustDomain: West!}]}]", "spec.failover[0].clusters[0].trustDomain"),
+        ("failover: [{clusters: [{trustDomain: west.example, weight: 0}]}]", "spec.failover[0].clusters[0].weight"),
+        (
+            "failover: [{clusters: [{trustDomain: w.example}]}, {clusters: [{trustDomain: w.example}]}]",
+            "spec.failover[1].clusters[0].trustDomain",
+        ),
     ] {
         let errors = read(&[&policy(spec)]).expect_err(spec);
         let [error] = &errors[..] else { panic!("{spec}: {errors:?}") };

@@ -6,7 +6,7 @@ use std::time::Duration;
 use prometheus_client::registry::Registry;
 
 use super::*;
-use crate::balance::{InFlight, hash};
+use crate::balance::{InFlight, Reach, hash};
 use crate::metrics::Metrics;
 use crate::snapshot::traffic::{Breaker, HashOn, Outlier, Traffic};
 
@@ -61,7 +61,7 @@ impl Service {
     fn hits(&self, avoid: Option<usize>) -> Vec<u32> {
         let mut hits = vec![0; self.spread.endpoints.len()];
         for _ in 0..4000 {
-            hits[self.spread.pick(self.now, avoid, None).unwrap()] += 1;
+            hits[self.spread.pick(self.now, &avoid.map(Tried::at).unwrap_or_default(), None).unwrap()] += 1;
         }
         hits
     }
@@ -105,9 +105,9 @@ fn with_nothing_healthy_all_are_used_unless_the_policy_says_never() {
     let never = Service::new(Balancing { panic_percent: 0, ..Balancing::default() }, &[&[(1, 2)]]);
     never.eject(0);
     assert_eq!(never.hits(None), [0, 4000]);
-    assert_eq!(never.spread.pick(never.now, Some(1), None), Some(1), "well, and there is no other");
+    assert_eq!(never.spread.pick(never.now, &Tried::at(1), None), Some(1), "well, and there is no other");
     never.eject(1);
-    assert_eq!(never.spread.pick(never.now, None, None), None);
+    assert_eq!(never.spread.pick(never.now, &Tried::default(), None), None);
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn a_retry_goes_to_another_endpoint_or_another_tier_before_the_same() {
     let alone = Service::new(Balancing::default(), &[&[(1, 1)]]);
     assert_eq!(alone.hits(Some(0)), [4000]);
     let nobody = Service::new(Balancing::default(), &[&[(1, 0)]]);
-    assert_eq!(nobody.spread.pick(nobody.now, None, None), None);
+    assert_eq!(nobody.spread.pick(nobody.now, &Tried::default(), None), None);
 }
 
 #[test]
@@ -151,6 +151,63 @@ fn a_new_endpoint_takes_a_growing_share() {
     assert!((1800..2200).contains(&grown), "{grown}");
 }
 
+#[test]
+fn what_cannot_be_reached_gets_no_calls_while_there_is_somewhere_else_to_go() {
+    let service = Service::new(Balancing::default(), &[&[(1, 2)], &[(1, 1)]]);
+    let member = |index: usize| &service.spread.endpoints[index].0;
+    member(0).unreached(service.now);
+    assert_eq!(service.hits(None), [0, 4000, 0]);
+    member(1).unreached(service.now);
+    assert_eq!(service.hits(None), [0, 0, 4000]);
+    assert_eq!(service.spread.ward.metrics().unreachable.get(), 2);
+    member(2).unreached(service.now);
+    let hits = service.hits(None);
+    assert!(hits[0] > 1000 && hits[1] > 1000 && hits[2] == 0, "nothing is well: the first tier, all of it: {hits:?}");
+    member(1).reached();
+    assert_eq!(service.hits(None), [0, 4000, 0], "half of the first tier is enough");
+    member(0).reached();
+    assert!(service.hits(None)[0] > 1000);
+    let alone = Service::new(Balancing::default(), &[&[(1, 2)]]);
+    alone.spread.endpoints[0].0.unreached(alone.now);
+    assert!(alone.hits(None)[0] > 1000, "with one tier and one group there is nowhere else");
+}
+
+#[test]
+fn a_lost_gateway_takes_its_cluster_out_and_not_the_endpoints_behind_it() {
+    let mut service = Service::new(Balancing::default(), &[&[(1, 1)], &[(1, 1)]]);
+    let gateway = Arc::new(Reach::default());
+    let remote =
+        Member::behind(Arc::clone(&gateway), Arc::clone(service.spread.ward()), "west".to_owned(), service.now);
+    let (ward, mut endpoints) = (Arc::clone(service.spread.ward()), service.spread.endpoints.clone());
+    endpoints[0].0 = remote;
+    let tiers = vec![vec![Group::new(1, vec![0])], vec![Group::new(1, vec![1])]];
+    service.spread = Spread::new(ward, endpoints, tiers);
+    assert_eq!(service.hits(None), [4000, 0]);
+    gateway.failed(service.now);
+    assert_eq!(service.hits(None), [0, 4000]);
+    service.spread.endpoints[0].0.unreached(service.now);
+    assert!(gateway.reached());
+    assert_eq!(service.hits(None), [4000, 0], "what failed while the gateway was lost is the gateway's fault");
+}
+
+#[test]
+fn a_call_that_did_not_leave_is_tried_at_two_endpoints_of_each_tier() {
+    let service = Service::new(Balancing::default(), &[&[(1, 5)], &[(1, 1)], &[(1, 3)]]);
+    let mut tried = Tried::default();
+    let mut at = Vec::new();
+    loop {
+        let index = service.spread.pick(service.now, &tried, None).unwrap();
+        service.spread.endpoints[index].0.unreached(service.now);
+        at.push(index);
+        if !service.spread.unsent(&mut tried, index) {
+            break;
+        }
+    }
+    let tier = |index: usize| [0, 0, 0, 0, 0, 1, 2, 2, 2][index];
+    assert_eq!(at.iter().map(|index| tier(*index)).collect::<Vec<_>>(), [0, 0, 1, 2], "{at:?}");
+    assert!(at[0] != at[1]);
+}
+
 fn again(spread: &Spread) -> Spread {
     let groups = vec![vec![Group::new(1, (0..spread.endpoints.len()).collect())]];
     Spread::new(Arc::clone(&spread.ward), spread.endpoints.clone(), groups)
@@ -161,7 +218,7 @@ fn the_same_key_goes_to_the_same_endpoint_and_elsewhere_only_when_that_is_ejecte
     let on = HashOn::Header("x-account".parse().unwrap());
     let service =
         Service::new(Balancing { algorithm: Algorithm::ConsistentHash(on), ..Balancing::default() }, &[&[(1, 5)]]);
-    let at = |key: u64| service.spread.pick(service.now, None, Some(key)).unwrap();
+    let at = |key: u64| service.spread.pick(service.now, &Tried::default(), Some(key)).unwrap();
     let keys: Vec<u64> = (0..200).map(|n| hash(format!("account-{n}").as_bytes())).collect();
     let before: Vec<usize> = keys.iter().map(|key| at(*key)).collect();
     assert!((0..5).all(|index| before.contains(&index)));
@@ -169,7 +226,7 @@ fn the_same_key_goes_to_the_same_endpoint_and_elsewhere_only_when_that_is_ejecte
     service.eject(2);
     for (key, index) in keys.iter().zip(&before) {
         assert_eq!(at(*key) == *index, *index != 2);
-        assert_ne!(service.spread.pick(service.now, Some(*index), Some(*key)), Some(*index), "a retry goes on");
+        assert_ne!(service.spread.pick(service.now, &Tried::at(*index), Some(*key)), Some(*index), "a retry goes on");
     }
     assert!(service.hits(None).iter().filter(|hits| **hits > 0).count() == 4, "without a key: to any");
 }

@@ -11,7 +11,7 @@ use tracing::debug;
 
 use super::{Budget, Destination, copy_of, replay};
 use crate::answer::{self, Form};
-use crate::balance::{Limit, Ticket};
+use crate::balance::{Limit, Ticket, Tried};
 use crate::body::Body;
 use crate::headers;
 use crate::snapshot::route::Rule;
@@ -36,6 +36,13 @@ enum Outcome {
     Failed(UpstreamError),
     /// No answer in the time of one attempt.
     Late,
+}
+
+impl Outcome {
+    /// A gateway's: asking elsewhere or again cannot change it.
+    fn is_denial(&self) -> bool {
+        matches!(self, Self::Failed(error) if error.denial().is_some())
+    }
 }
 
 /// Why a call may be sent once more, whatever its method.
@@ -70,13 +77,12 @@ impl Call<'_> {
     async fn attempts(&self, parts: Parts, mut body: replay::Source, deadline: Option<Instant>) -> Response<Body> {
         let safe = if idempotent(&parts.method) { Safe::Idempotent } else { Safe::Never };
         let mut head = Some(parts);
-        let mut avoid = None;
-        let mut moved = false;
-        let mut tried = 0;
+        let mut tried = Tried::default();
+        let mut retries = 0;
         // Held while the call is being tried again.
         let mut retrying = None;
         loop {
-            let Some((index, upstream)) = self.to.pick(avoid, self.key) else {
+            let Some((index, upstream)) = self.to.pick(&tried, self.key) else {
                 return answer::fault(self.form, self.to.none());
             };
             // A call that cannot be repeated copies nothing.
@@ -91,12 +97,11 @@ impl Call<'_> {
                 body.restore(returned);
             }
             // What certainly never left goes to another endpoint at once, as it does without any retry policy.
-            if was_unsent && !moved && self.to.endpoints() > 1 {
-                (moved, avoid) = (true, Some(index));
+            if was_unsent && !outcome.is_denial() && self.to.unsent(&mut tried, index) {
                 continue;
             }
             let safe = if was_unsent || refused(&outcome) { Safe::Always } else { safe };
-            if let Some(delay) = self.again(&outcome, safe, &body, tried, deadline)
+            if let Some(delay) = self.again(&outcome, safe, &body, retries, deadline)
                 && let Ok(ticket) = self.ticket(retrying.is_some())
             {
                 if retrying.is_none() {
@@ -104,7 +109,8 @@ impl Call<'_> {
                 }
                 drop(outcome);
                 tokio::time::sleep(delay).await;
-                (tried, avoid) = (tried + 1, Some(index));
+                retries += 1;
+                tried.again(index);
                 continue;
             }
             return match (outcome, until) {
@@ -159,11 +165,11 @@ impl Call<'_> {
         outcome: &Outcome,
         safe: Safe,
         body: &replay::Source,
-        tried: u32,
+        retries: u32,
         deadline: Option<Instant>,
     ) -> Option<Duration> {
         let retry = self.rule.retry.as_ref()?;
-        if tried >= retry.attempts {
+        if retries >= retry.attempts {
             return None;
         }
         let safe = match outcome {
@@ -176,14 +182,14 @@ impl Call<'_> {
                 }
                 if unavailable { Safe::Always } else { safe }
             }
-            Outcome::Failed(UpstreamError::Gateway { decision: Some(_), .. }) => return None,
+            Outcome::Failed(_) if outcome.is_denial() => return None,
             Outcome::Failed(_) | Outcome::Late => safe,
         };
         if safe == Safe::Never || !body.replayable() || !self.budget.take(std::time::Instant::now()) {
             return None;
         }
         // `backoff` is the least delay (GEP-1731): jitter comes on top of it.
-        let base = retry.backoff.saturating_mul(1_u32.checked_shl(tried).unwrap_or(MOST).min(MOST));
+        let base = retry.backoff.saturating_mul(1_u32.checked_shl(retries).unwrap_or(MOST).min(MOST));
         let delay = base.mul_f64(1.0 + fastrand::f64() / 2.0);
         deadline.is_none_or(|deadline| Instant::now() + delay < deadline).then_some(delay)
     }

@@ -13,6 +13,7 @@ use http_body_util::BodyExt as _;
 use tracing::debug;
 
 use super::{Destination, copy_of, filters, replay};
+use crate::balance::Tried;
 use crate::decide::Host;
 use crate::forward;
 use crate::outbound::http::Client;
@@ -72,7 +73,7 @@ pub(super) fn start(
     client.outbound.shared.tasks.spawn(async move {
         let _place = place;
         let sent = async {
-            let (_, upstream) = to.pick(None, key)?;
+            let (_, upstream) = to.pick(&Tried::default(), key)?;
             match upstream.send(request).await {
                 Ok(response) => {
                     let mut body = response.into_body();

@@ -1,5 +1,6 @@
 //! The addresses of one gateway, and which of them to try first.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -51,6 +52,13 @@ impl Replicas {
         if let Some(place) = self.suspects.lock().get_mut(replica) {
             *place = None;
         }
+    }
+}
+
+/// For logs.
+impl fmt::Display for Replicas {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.addresses.join(","))
     }
 }
 
