@@ -3,6 +3,7 @@
 //! INVARIANT: the service that a call is for comes from the port's configuration in the snapshot, never from what the
 //! caller sent. Services that share a port must all permit. A port that the snapshot does not know serves nobody.
 
+mod connections;
 mod http;
 mod intercepted;
 mod limit;
@@ -15,12 +16,14 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use rustls::ServerConfig;
+use serde_json::{Value, json};
 use signet_mtls::{HandshakeError, IdentitySource, Select, SpiffeId};
 use signet_policy::Action;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
 
+use connections::Connections;
 pub use intercepted::Intercepted;
 use limit::Limiter;
 
@@ -61,6 +64,7 @@ pub struct Inbound {
     enforcer: Arc<Enforcer>,
     refusals: Refusals,
     stop: Stop,
+    open: Connections,
 }
 
 impl Inbound {
@@ -89,7 +93,8 @@ impl Inbound {
     ) -> Self {
         let tls = tls::inbound(&source, Select::Workload);
         let shared = Shared { source, metrics, tasks: TaskTracker::new() };
-        Self { target_port, app, port: ArcSwapOption::empty(), tls, shared, enforcer, refusals, stop }
+        let (port, open) = (ArcSwapOption::empty(), Connections::default());
+        Self { target_port, app, port, tls, shared, enforcer, refusals, stop, open }
     }
 
     /// Takes over what a snapshot says about this listener.
@@ -114,9 +119,23 @@ impl Inbound {
 
     /// Drops idle connections to the app that nobody will take any more.
     pub fn sweep(&self) {
+        self.open.sweep();
         if let Some(port) = self.port.load().as_ref() {
             port.app.sweep();
         }
+    }
+
+    /// For `/connections`: who has connections open to the port.
+    #[must_use]
+    pub fn connections(&self) -> Value {
+        let port = self.port.load();
+        let services = port.iter().flat_map(|port| &port.services).map(|service| service.service.as_ref());
+        let mut shown = self.open.view(Instant::now());
+        if let Some(fields) = shown.as_object_mut() {
+            fields.insert("port".to_owned(), json!(self.target_port));
+            fields.insert("services".to_owned(), services.collect());
+        }
+        shown
     }
 
     /// Binds `address`.
@@ -161,6 +180,8 @@ impl Inbound {
             let _ = stream.shutdown().await;
             return;
         }
+        let protocol = wire.and_then(|wire| str::from_utf8(wire.alpn()).ok()).unwrap_or_default();
+        self.open.add(&peer, protocol, received);
         match wire {
             Some(Wire::H2) => http::serve(self, stream, peer, HttpVersion::Two).await,
             Some(Wire::Http1) => http::serve(self, stream, peer, HttpVersion::One).await,
@@ -177,6 +198,7 @@ impl Inbound {
             not_after: None,
             chain: Vec::new(),
         });
+        self.open.add(&peer, "plaintext", received);
         match first {
             FirstBytes::Http(version) => http::serve(self, stream, peer, version).await,
             FirstBytes::Other => tcp::serve(&self, stream, peer, received).await,

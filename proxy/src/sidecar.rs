@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use prometheus_client::registry::Registry;
+use serde_json::json;
 use signet_mtls::{IdentitySource, PeerRule, Select, SpiffeId, TrustDomain, alpn};
 use signet_observe::{Admin, Condition};
 use signet_spool::{RefusalAggregator, Spool};
@@ -118,11 +119,19 @@ pub async fn run(config: Config, data: Handle, shutdown: impl Future<Output = ()
         )
     });
 
-    let (in_force, connections) = (Arc::clone(&outbound), Arc::clone(&outbound));
+    let in_force = Arc::clone(&outbound);
+    let connections = {
+        let (outbound, inbound, intercepted) = (Arc::clone(&outbound), inbound.clone(), intercepted.clone());
+        move || {
+            let ports = inbound.iter().map(|port| port.connections());
+            let ports = ports.chain(intercepted.iter().flat_map(|intercepted| intercepted.connections()));
+            json!({ "outbound": outbound.connections(), "inbound": ports.collect::<Vec<_>>() })
+        }
+    };
     let admin = Admin::new(registry)
         .config_json(serde_json::to_value(&config).unwrap_or_default())
         .in_force(move || in_force.in_force())
-        .page("/connections", move || connections.connections());
+        .page("/connections", connections);
     let readiness = admin.readiness();
     let conditions = Conditions {
         identity: readiness.condition("identity"),

@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use serde_json::Value;
 use signet_mtls::IdentitySource;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -66,6 +67,12 @@ impl Intercepted {
         }
     }
 
+    /// For `/connections`: who has connections open, port by port.
+    #[must_use]
+    pub fn connections(&self) -> Vec<Value> {
+        self.ports.load().values().map(|port| port.connections()).collect()
+    }
+
     /// Serves until drained.
     pub async fn run(self: Arc<Self>, listener: TcpListener) {
         let metrics = Arc::clone(&self.base.shared.metrics);
@@ -97,6 +104,7 @@ impl Intercepted {
             enforcer: Arc::clone(&self.base.enforcer),
             refusals: self.base.refusals.clone(),
             stop: self.base.stop.clone(),
+            open: super::Connections::default(),
         }
     }
 }

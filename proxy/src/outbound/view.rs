@@ -28,7 +28,7 @@ impl Outbound {
         json!({ "services": bounded(governed) })
     }
 
-    /// For `/connections`: services that have anything open, or a policy, with their endpoints.
+    /// For `/connections`: services that have anything open, or a policy, each with its endpoints.
     #[must_use]
     pub fn connections(&self) -> Value {
         let table = self.table.load();

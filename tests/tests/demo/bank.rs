@@ -13,6 +13,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("an_answer_names_the_decision_and_nothing_of_the_policy", |demo| Box::pin(answers_name_no_policy(demo))),
     ("a_host_header_names_the_service_as_well_as_an_absolute_uri", |demo| Box::pin(host_form(demo))),
     ("the_app_sees_the_path_that_was_decided", |demo| Box::pin(paths(demo))),
+    ("a_sidecar_shows_who_has_connections_open_to_its_workload", |demo| Box::pin(connections(demo))),
     ("a_host_outside_of_the_mesh_cannot_be_reached", |demo| Box::pin(outside(demo))),
 ];
 
@@ -187,5 +188,17 @@ async fn outside(demo: &Demo) -> anyhow::Result<()> {
         assert_eq!(answer.status, 403, "{uri}: {}", answer.text());
         answer.decision()?;
     }
+    Ok(())
+}
+
+async fn connections(demo: &Demo) -> anyhow::Result<()> {
+    let (web, ledger) = (demo.workload("east/bank/web")?, demo.workload("east/bank/ledger")?);
+    let uri = "http://ledger.bank.svc.cluster.local/accounts/1";
+    assert_eq!(calls::through(&web.outbound, Method::GET, uri, &[], "").await?.status, 200);
+    let page: serde_json::Value = serde_json::from_slice(&calls::get(&ledger.admin, "/connections", &[]).await?.body)?;
+    let port = page["inbound"].as_array().into_iter().flatten().find(|port| port["services"][0] == LEDGER);
+    let peers = port.and_then(|port| port["peers"].as_array()).cloned().unwrap_or_default();
+    let of_web = peers.iter().find(|peer| peer["peer"] == web.spiffe_id.as_str() && peer["protocol"] == "signet/http1");
+    assert!(of_web.is_some_and(|peer| peer["connections"].as_u64() >= Some(1)), "{page}");
     Ok(())
 }

@@ -147,7 +147,7 @@ impl Web<'_> {
     /// Whether the sidecar thinks that it can reach `status` in this cluster; none: it knows of no such endpoint.
     async fn reached(&self, cluster: &str) -> anyhow::Result<Option<bool>> {
         let page: Value = serde_json::from_slice(&calls::get(self.admin, "/connections", &[]).await?.body)?;
-        let services = page["services"].as_array().into_iter().flatten();
+        let services = page["outbound"]["services"].as_array().into_iter().flatten();
         let mut status = services.filter(|service| service["service"] == "east.bank.example/bank/status");
         let endpoints = status.next().and_then(|service| service["endpoints"].as_array().cloned()).unwrap_or_default();
         let remote = |endpoint: &&Value| endpoint["address"].as_str().is_some_and(|name| name.contains("/bank/status"));
