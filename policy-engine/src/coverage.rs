@@ -211,8 +211,11 @@ mod tests {
         Bundle::compile(&BundleSource { files, ..BundleSource::default() }).unwrap_or_else(|p| panic!("{p:?}"))
     }
 
-    /// What calls on these ports reach: each clause with how often it was true, false and in error.
-    fn reached(policies: &str, ports: &[u16]) -> (Vec<PolicyCoverage>, Vec<(String, u64, u64, u64)>) {
+    /// A clause, and how often it was true, false and in error.
+    type Counts = (String, u64, u64, u64);
+
+    /// What calls on these ports reach, and the counts of each clause.
+    fn reached(policies: &str, ports: &[u16]) -> (Vec<PolicyCoverage>, Vec<Counts>) {
         let bundle = bundle(policies);
         let mut coverage = Coverage::new(&bundle);
         for port in ports {
