@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use signet_api::audit::access_client::AccessClient;
+use signet_api::control::emergency_client::EmergencyClient;
 use signet_api::control::status_client::StatusClient;
 use signet_api::identity::operator_client::OperatorClient;
 use signet_mtls::{IdentitySource, PeerRule, Select, SpiffeId, TrustDomain, alpn, client_config, grpc};
@@ -79,6 +80,10 @@ impl Operator {
 
     pub(crate) fn control(&self) -> StatusClient<Channel> {
         StatusClient::new(self.channel(&self.control, self.control_plane.clone()))
+    }
+
+    pub(crate) fn emergency(&self) -> EmergencyClient<Channel> {
+        EmergencyClient::new(self.channel(&self.control, self.control_plane.clone()))
     }
 
     pub(crate) fn access(&self) -> AccessClient<Channel> {

@@ -26,18 +26,24 @@ pub(crate) enum Method {
     StatusTop,
     /// `signet.control.v1.Status/Tap`.
     StatusTap,
+    /// `signet.control.v1.Emergency/Grant`.
+    EmergencyGrant,
+    /// `signet.control.v1.Emergency/Revoke`.
+    EmergencyRevoke,
 }
 
 impl Method {
     /// All of them: the test below asks each.
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::DiscoveryStream,
         Self::LinkExports,
         Self::LiveAttach,
         Self::StatusMesh,
         Self::StatusTop,
         Self::StatusTap,
+        Self::EmergencyGrant,
+        Self::EmergencyRevoke,
     ];
 
     /// As metrics and events spell it.
@@ -49,6 +55,8 @@ impl Method {
             Self::StatusMesh => "Status/Mesh",
             Self::StatusTop => "Status/Top",
             Self::StatusTap => "Status/Tap",
+            Self::EmergencyGrant => "Emergency/Grant",
+            Self::EmergencyRevoke => "Emergency/Revoke",
         }
     }
 }
@@ -62,6 +70,8 @@ pub(crate) enum Caller {
     Peer(TrustDomain),
     /// A person's tool: an operator's or the dashboard's.
     Reader,
+    /// An operator.
+    Operator,
 }
 
 /// The table. None: refused.
@@ -90,12 +100,17 @@ pub(crate) fn authorise(
         }
         // The dashboard shows many people what it sees; single calls are for one who is named in the record.
         Method::StatusTap if home => (caller.as_component() == Some("operator")).then_some(Caller::Reader),
+        Method::EmergencyGrant | Method::EmergencyRevoke if home => {
+            (caller.as_component() == Some("operator")).then_some(Caller::Operator)
+        }
         Method::DiscoveryStream
         | Method::LinkExports
         | Method::LiveAttach
         | Method::StatusMesh
         | Method::StatusTop
-        | Method::StatusTap => None,
+        | Method::StatusTap
+        | Method::EmergencyGrant
+        | Method::EmergencyRevoke => None,
     }
 }
 
@@ -142,6 +157,8 @@ mod tests {
             (Method::StatusTop, "east.bank.example", "signet/ui"),
             (Method::StatusTop, "east.bank.example", "signet/operator"),
             (Method::StatusTap, "east.bank.example", "signet/operator"),
+            (Method::EmergencyGrant, "east.bank.example", "signet/operator"),
+            (Method::EmergencyRevoke, "east.bank.example", "signet/operator"),
         ];
         for method in Method::ALL {
             for domain in ["east.bank.example", "west.bank.example", "north.bank.example"] {

@@ -1,6 +1,7 @@
 //! The configuration file of `signet-control`.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -59,6 +60,23 @@ pub struct PolicyConfig {
     /// When control goes back to the bundle before, where a bundle's `automatic_return` lets it.
     #[serde(default)]
     pub automatic_return: ReturnConfig,
+    /// Who may sign grants for an emergency. Without it none is given.
+    #[serde(default)]
+    pub break_glass: Option<BreakGlassConfig>,
+}
+
+/// Grants for an emergency (docs/break-glass.md).
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct BreakGlassConfig {
+    /// OpenSSH `allowed_signers` file; a key whose `namespaces` leave out `signet-break-glass` signs none.
+    pub trusted_signers: PathBuf,
+    /// How many different people have to sign.
+    #[serde(default = "two")]
+    pub signatures: NonZeroU32,
+    /// The longest that a grant may be for.
+    #[serde(default = "four_hours")]
+    pub max_minutes: u32,
 }
 
 /// How many calls a new bundle may take from callers before the last one comes back.
@@ -91,6 +109,14 @@ impl Default for LinkConfig {
     fn default() -> Self {
         Self { lease_seconds: 3600 }
     }
+}
+
+fn two() -> NonZeroU32 {
+    NonZeroU32::MIN.saturating_add(1)
+}
+
+fn four_hours() -> u32 {
+    240
 }
 
 fn main_branch() -> String {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use signet_api::control::discovery_server::DiscoveryServer;
+use signet_api::control::emergency_server::EmergencyServer;
 use signet_api::control::link_server::LinkServer;
 use signet_api::control::live_server::LiveServer;
 use signet_api::control::status_server::StatusServer;
@@ -19,9 +20,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
+use crate::break_glass::BreakGlass;
 use crate::bundles::BundleStore;
 use crate::config::Config;
 use crate::discovery::DiscoveryService;
+use crate::emergency::EmergencyService;
 use crate::events::Events;
 use crate::federation::FederationWatch;
 use crate::gate::Gate;
@@ -41,6 +44,8 @@ use crate::status::StatusService;
 const MAX_REQUEST_BYTES: usize = 64 * 1024;
 /// What a proxy shows at once while somebody watches: all its flows, or some dozens of calls.
 const MAX_SIGHTINGS_BYTES: usize = 512 * 1024;
+/// A grant's document and its signatures.
+const MAX_GRANT_BYTES: usize = 256 * 1024;
 const DRAIN: Duration = Duration::from_secs(3);
 
 /// Why the control plane could not start.
@@ -64,6 +69,9 @@ pub enum ControlError {
     /// State of linked clusters.
     #[error("the linked clusters of the last run are not known")]
     Links(#[from] PersistError),
+    /// State of grants.
+    #[error("the grants of the last run are not known")]
+    Grants(#[source] PersistError),
     /// State of policy.
     #[error("policy cannot be followed")]
     Policy(#[from] PolicyError),
@@ -85,6 +93,7 @@ pub struct Control {
     events: Events,
     manifests: DirectorySource,
     policy: PolicySource,
+    break_glass: BreakGlass,
     links: watch::Sender<LinkTable>,
     bundles: BundleStore,
     hub: Hub,
@@ -109,12 +118,21 @@ impl Control {
         let manifests = DirectorySource::open(config.manifests.clone());
         let bundles = BundleStore::new(config.state_dir.join("bundles"), metrics.clone());
         let policy = PolicySource::open(config.policy.clone(), bundles.clone(), events.clone(), metrics.clone())?;
+        let break_glass = BreakGlass::open(
+            config.trust_domain.clone(),
+            config.policy.break_glass.clone(),
+            config.state_dir.join("break-glass.json"),
+            events.clone(),
+            metrics.clone(),
+        )
+        .map_err(ControlError::Grants)?;
         let links = watch::Sender::new(LinkClient::load(&config.state_dir.join("links.json"))?);
         let hub = Hub::new(
             config.trust_domain.clone(),
             manifests.subscribe(),
             policy.subscribe(),
             links.subscribe(),
+            break_glass.subscribe(),
             metrics.clone(),
         );
 
@@ -145,6 +163,7 @@ impl Control {
             events,
             manifests,
             policy,
+            break_glass,
             links,
             bundles,
             hub,
@@ -193,6 +212,7 @@ impl Control {
         };
         tasks.spawn(self.manifests.run(cancel.clone()));
         tasks.spawn(self.policy.run(cancel.clone()));
+        tasks.spawn(self.break_glass.run(cancel.clone()));
         tasks.spawn(self.hub.run(cancel.clone()));
         tasks.spawn(federation.run(cancel.clone()));
         tasks.spawn(links.run(cancel.clone()));
@@ -246,6 +266,7 @@ impl Control {
         let hub = LiveHub::new();
         let live =
             LiveService { gate: gate.clone(), world: self.hub.subscribe(), hub: hub.clone(), cancel: cancel.clone() };
+        let emergency = EmergencyService { gate: gate.clone(), grants: self.break_glass.clone() };
         let status = StatusService {
             gate,
             world: self.hub.subscribe(),
@@ -261,7 +282,8 @@ impl Control {
         let discovery = DiscoveryServer::new(discovery).max_decoding_message_size(MAX_REQUEST_BYTES);
         let link = LinkServer::new(link).max_decoding_message_size(MAX_REQUEST_BYTES);
         let status = StatusServer::new(status).max_decoding_message_size(MAX_REQUEST_BYTES);
-        Routes::new(discovery).add_service(link).add_service(live).add_service(status)
+        let emergency = EmergencyServer::new(emergency).max_decoding_message_size(MAX_GRANT_BYTES);
+        Routes::new(discovery).add_service(link).add_service(live).add_service(status).add_service(emergency)
     }
 
     fn on_refusal(&self) -> grpc::OnRefusal {

@@ -7,7 +7,10 @@ use signet_spool::{Kind, Record, Spool, SpoolError};
 use uuid::Uuid;
 
 use crate::metrics::Metrics;
-use crate::model::ActivePolicy;
+use crate::model::{ActivePolicy, Given};
+
+/// A message is kept up to this many characters.
+const MAX_MESSAGE: usize = 1_000;
 
 /// Writes event records.
 #[derive(Clone)]
@@ -61,6 +64,58 @@ impl Events {
         });
     }
 
+    /// A grant for an emergency is about to be in force; `false`: nothing was recorded, so it must not be.
+    #[must_use]
+    pub(crate) fn break_glass_granted(&self, given: &Given) -> bool {
+        self.append(Record {
+            action: "break_glass:grant".into(),
+            allow: true,
+            reason: "signed".into(),
+            source_spiffe_id: Some(given.granted_by.clone()),
+            detail: Some(json!({ "grant": given.grant.document, "approvers": given.grant.approvers }).to_string()),
+            ..Record::default()
+        })
+    }
+
+    /// What an operator brought was refused.
+    pub(crate) fn break_glass_refused(&self, operator: &str, reason: &str, message: &str) {
+        let message: String = message.chars().take(MAX_MESSAGE).collect();
+        self.append(Record {
+            action: "break_glass:refuse".into(),
+            reason: reason.to_owned(),
+            source_spiffe_id: Some(operator.to_owned()),
+            detail: Some(json!({ "message": message }).to_string()),
+            ..Record::default()
+        });
+    }
+
+    /// A grant ended: `over`, `revoked` (by whom and why), or `unkept`.
+    pub(crate) fn break_glass_ended(&self, given: &Given, reason: &str, by: Option<(&str, &str)>) {
+        let document = &given.grant.document;
+        self.append(Record {
+            action: "break_glass:end".into(),
+            allow: true,
+            reason: reason.to_owned(),
+            source_spiffe_id: by.map(|(operator, _)| operator.to_owned()),
+            detail: Some(
+                json!({ "id": document.id, "ticket": document.ticket, "why": by.map(|(_, why)| why) }).to_string(),
+            ),
+            ..Record::default()
+        });
+    }
+
+    /// A grant of an earlier run is over, or is no grant any more.
+    pub(crate) fn break_glass_dropped(&self, reason: &str, message: &str) {
+        let message: String = message.chars().take(MAX_MESSAGE).collect();
+        self.append(Record {
+            action: "break_glass:end".into(),
+            allow: true,
+            reason: reason.to_owned(),
+            detail: Some(json!({ "message": message }).to_string()),
+            ..Record::default()
+        });
+    }
+
     /// A linked cluster's exports came or their lease ended.
     pub(crate) fn link(&self, reason: &str, peer: &TrustDomain, detail: &Value) {
         self.append(Record {
@@ -103,16 +158,18 @@ impl Events {
         }
     }
 
-    fn append(&self, record: Record) {
+    fn append(&self, record: Record) -> bool {
         let record = self.event(record);
-        // An event tells what happened already: holding it back would not undo it. It is counted and logged instead.
-        if let Err(error) = self.spool.append(&record) {
+        // Most events tell what happened already: holding them back would not undo it. They are counted and logged instead.
+        let kept = self.spool.append(&record);
+        if let Err(error) = &kept {
             self.metrics.events_lost.inc();
             tracing::error!(
                 %error, action = record.action, reason = record.reason,
                 "an event could not be recorded; give the spool more space"
             );
         }
+        kept.is_ok()
     }
 }
 

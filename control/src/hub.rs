@@ -7,6 +7,7 @@ use signet_mtls::TrustDomain;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::break_glass::Grants;
 use crate::links::LinkTable;
 use crate::manifests::ManifestState;
 use crate::metrics::Metrics;
@@ -19,17 +20,19 @@ pub(crate) struct Hub {
     manifests: watch::Receiver<ManifestState>,
     policy: watch::Receiver<PolicyState>,
     links: watch::Receiver<LinkTable>,
+    break_glass: watch::Receiver<Grants>,
     world: watch::Sender<Arc<World>>,
     metrics: Metrics,
 }
 
 impl Hub {
-    /// Joins what the three say now.
+    /// Joins what the four say now.
     pub(crate) fn new(
         trust_domain: TrustDomain,
         manifests: watch::Receiver<ManifestState>,
         policy: watch::Receiver<PolicyState>,
         links: watch::Receiver<LinkTable>,
+        break_glass: watch::Receiver<Grants>,
         metrics: Metrics,
     ) -> Self {
         let empty = World {
@@ -39,9 +42,10 @@ impl Hub {
             desired: None,
             policy: None,
             imports: Arc::default(),
+            break_glass: Arc::default(),
         };
         let world = watch::Sender::new(Arc::new(empty));
-        let hub = Self { manifests, policy, links, world, metrics };
+        let hub = Self { manifests, policy, links, break_glass, world, metrics };
         hub.join();
         hub
     }
@@ -59,6 +63,7 @@ impl Hub {
                 changed = self.manifests.changed() => changed,
                 changed = self.policy.changed() => changed,
                 changed = self.links.changed() => changed,
+                changed = self.break_glass.changed() => changed,
             };
             if changed.is_err() {
                 // The source of a part ended: so does this process, or the part stays as it is.
@@ -73,13 +78,15 @@ impl Hub {
         let desired = self.manifests.borrow().good.clone();
         let policy = self.policy.borrow().active.clone();
         let imports = self.links.borrow().imports();
+        let break_glass = Arc::clone(&self.break_glass.borrow());
         self.world.send_if_modified(|world| {
             let same_policy = match (&world.policy, &policy) {
                 (Some(old), Some(new)) => Arc::ptr_eq(old, new),
                 (None, None) => true,
                 (Some(_), None) | (None, Some(_)) => false,
             };
-            if same_policy && world.desired == desired && *world.imports == imports {
+            let same_grants = Arc::ptr_eq(&world.break_glass, &break_glass);
+            if same_policy && same_grants && world.desired == desired && *world.imports == imports {
                 return false;
             }
             *world = Arc::new(World {
@@ -89,6 +96,7 @@ impl Hub {
                 desired,
                 policy,
                 imports: Arc::new(imports),
+                break_glass,
             });
             let version = i64::try_from(world.version).unwrap_or(i64::MAX);
             self.metrics.snapshot_version.set(version);

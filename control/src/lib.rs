@@ -13,10 +13,12 @@
 
 mod authorise;
 mod backoff;
+mod break_glass;
 mod bundles;
 mod config;
 mod control;
 mod discovery;
+mod emergency;
 mod events;
 mod federation;
 mod gate;
@@ -34,5 +36,5 @@ mod readiness;
 pub mod snapshot;
 mod status;
 
-pub use config::{Config, LinkConfig, PolicyConfig, ReturnConfig};
+pub use config::{BreakGlassConfig, Config, LinkConfig, PolicyConfig, ReturnConfig};
 pub use control::{Control, ControlError};

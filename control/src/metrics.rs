@@ -41,6 +41,8 @@ pub(crate) struct Metrics {
     pub(crate) policy_refused: Family<ByReason, Counter>,
     pub(crate) policy_is_refused: Gauge,
     pub(crate) policy_returns: Counter,
+    pub(crate) break_glass_grants: Gauge,
+    pub(crate) break_glass_refused: Family<ByReason, Counter>,
     pub(crate) manifest_errors: Gauge,
     pub(crate) link_connected: Family<ByTrustDomain, Gauge>,
     pub(crate) link_services: Family<ByTrustDomain, Gauge>,
@@ -66,6 +68,8 @@ impl Metrics {
             policy_refused: Family::default(),
             policy_is_refused: Gauge::default(),
             policy_returns: Counter::default(),
+            break_glass_grants: Gauge::default(),
+            break_glass_refused: Family::default(),
             manifest_errors: Gauge::default(),
             link_connected: Family::default(),
             link_services: Family::default(),
@@ -95,6 +99,8 @@ impl Metrics {
             "Times that the bundle before came back because a new one denied what it allowed",
             m.policy_returns,
         );
+        registry.register("break_glass_grants", "Grants for an emergency that are in force", m.break_glass_grants);
+        registry.register("break_glass_refused", "Grants for an emergency that were refused", m.break_glass_refused);
         registry.register(
             "manifest_errors",
             "Errors in the manifests now; the last good ones stay in force",

@@ -4,6 +4,7 @@
 //! Everything here is checked when it is made (`manifests`, `imports`, `policy`), so that `snapshot` can be a pure
 //! function that cannot fail.
 
+mod break_glass;
 mod policy;
 mod route;
 mod traffic;
@@ -16,6 +17,7 @@ use std::time::Instant;
 
 use signet_mtls::{SpiffeId, TrustDomain};
 
+pub use break_glass::Given;
 pub use policy::{ActivePolicy, PolicySlice};
 pub use route::{Backend, Match, Route, RouteKind, Rule, Target};
 pub use traffic::{Limit, Part, TrafficPolicy};
@@ -210,4 +212,6 @@ pub struct World {
     pub policy: Option<Arc<ActivePolicy>>,
     /// From linked clusters whose lease runs.
     pub imports: Arc<Imports>,
+    /// Grants for an emergency that are in force.
+    pub break_glass: Arc<Vec<Arc<Given>>>,
 }

@@ -10,8 +10,8 @@ mod traffic;
 use std::collections::BTreeSet;
 
 use signet_api::control::{
-    Endpoint, Exported, ExternalService, File, InboundService, OutboundService, PolicyBundle, RemoteGateway,
-    ServiceStatus, Snapshot,
+    BreakGlass, Endpoint, Exported, ExternalService, File, InboundService, OutboundService, PolicyBundle,
+    RemoteGateway, ServiceStatus, Snapshot,
 };
 use signet_mtls::{SpiffeId, TrustDomain};
 use signet_policy::Needs;
@@ -72,6 +72,7 @@ pub fn build(world: &World, subject: &Subject) -> Option<Snapshot> {
         }
         Subject::Gateway => snapshot.exported = exported(world, desired),
     }
+    snapshot.break_glass = break_glass(world, &snapshot);
     if let Some(slice) = policy.slice(&needs(world, &snapshot, subject))
         && let Some(bundle) = snapshot.policy.as_mut()
     {
@@ -93,6 +94,19 @@ fn needs(world: &World, snapshot: &Snapshot, subject: &Subject) -> Needs {
             Subject::Gateway => None,
         },
     }
+}
+
+/// Grants of a service that the receiver of `snapshot` decides about; of such a grant, these services alone.
+fn break_glass(world: &World, snapshot: &Snapshot) -> Vec<BreakGlass> {
+    let decides = |service: &String| {
+        snapshot.inbound.iter().any(|s| s.service == *service)
+            || snapshot.exported.iter().any(|s| s.service == *service)
+            || snapshot.external.iter().any(|s| s.name == *service)
+    };
+    let mut grants: Vec<BreakGlass> = world.break_glass.iter().map(|given| given.wire()).collect();
+    grants.iter_mut().for_each(|grant| grant.services.retain(decides));
+    grants.retain(|grant| !grant.services.is_empty());
+    grants
 }
 
 /// What a proxy says that it enforces.

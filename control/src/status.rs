@@ -58,6 +58,7 @@ impl StatusApi for StatusService {
             proxies: self.proxies.status(),
             links: self.links.borrow().status(),
             version: world.version,
+            break_glass: world.break_glass.iter().map(|given| given.status()).collect(),
             manifest_errors: manifests.errors.iter().map(ToString::to_string).collect(),
         }))
     }

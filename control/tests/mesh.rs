@@ -1,6 +1,8 @@
 //! A control plane in this process, with real Git, real mutual TLS and an audit service that only takes notes.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+#[path = "mesh/break_glass.rs"]
+mod break_glass;
 #[path = "mesh/fixture.rs"]
 mod fixture;
 

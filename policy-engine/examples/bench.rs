@@ -124,6 +124,7 @@ fn request(principal: &'static str, path: &'static str) -> Request<'static> {
             dst_port: 80,
         },
         end_user: None,
+        break_glass: None,
         time_us: 1_767_787_200_000_000,
     }
 }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use thiserror::Error;
 
+use crate::break_glass::BreakGlass;
 use crate::bundle::Bundle;
 use crate::claims::Claims;
 use crate::entities::split_spiffe_id;
@@ -61,6 +62,8 @@ pub struct Question {
     pub sni: Option<String>,
     /// None by default.
     pub end_user: Option<Claims>,
+    /// None by default.
+    pub break_glass: Option<BreakGlass>,
     pub time_us: i64,
 }
 
@@ -104,6 +107,7 @@ impl Question {
             host,
             sni: None,
             end_user: None,
+            break_glass: None,
             time_us,
         })
     }
@@ -127,6 +131,7 @@ impl Question {
                 dst_port: self.dst_port,
             },
             end_user: self.end_user.as_ref(),
+            break_glass: self.break_glass.as_ref(),
             time_us: self.time_us,
         }
     }

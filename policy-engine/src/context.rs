@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use cedar_policy_core::ast::{Context, ExtensionFunction, Literal, Name, PartialValue, Value, ValueKind};
 use cedar_policy_core::extensions::Extensions;
 
+use crate::break_glass::BreakGlass;
 use crate::claims::Claims;
 use crate::reads::Reads;
 use crate::request::{Action, Request};
@@ -22,7 +23,7 @@ pub(crate) fn build(request: &Request<'_>, reads: Reads) -> Option<Context> {
     if reads.is_none() {
         return Some(Context::empty());
     }
-    let mut pairs = Pairs::with_capacity(5);
+    let mut pairs = Pairs::with_capacity(6);
     let mut add = |reads_it: Reads, name: &'static str, value: &str| {
         if reads.has(reads_it) {
             pairs.push((name, Value::from(value)));
@@ -50,8 +51,11 @@ pub(crate) fn build(request: &Request<'_>, reads: Reads) -> Option<Context> {
     if reads.has(Reads::CLOCK) {
         pairs.push(("clock", clock(request.time_us, reads)?));
     }
-    if let Some(claims) = end_user(request).filter(|_| reads.has(Reads::OPTIONAL)) {
+    if let Some(claims) = end_user(request).filter(|_| reads.has(Reads::JWT)) {
         pairs.push(("jwt", claims.value()));
+    }
+    if let Some(grant) = break_glass(request).filter(|_| reads.has(Reads::BREAK_GLASS)) {
+        pairs.push(("break_glass", grant.value()?));
     }
     match Value::record(pairs, None).value {
         ValueKind::Record(record) => Some(Context::Value(record)),
@@ -62,6 +66,11 @@ pub(crate) fn build(request: &Request<'_>, reads: Reads) -> Option<Context> {
 /// Only calls have end users: a connection has no place for a token that the mesh could read.
 fn end_user<'a>(request: &Request<'a>) -> Option<&'a Claims> {
     request.end_user.filter(|_| matches!(request.action, Action::Http { .. } | Action::Grpc { .. }))
+}
+
+/// The grant that covers the call at its time.
+pub(crate) fn break_glass<'a>(request: &Request<'a>) -> Option<&'a BreakGlass> {
+    request.break_glass.filter(|grant| request.time_us < grant.until_us)
 }
 
 fn net(request: &Request<'_>, reads: Reads) -> Option<Value> {
@@ -111,7 +120,7 @@ fn ip(address: IpAddr) -> Option<Value> {
     call(*IP, Value::from(address.to_canonical().to_string()))
 }
 
-fn datetime(time_us: i64) -> Option<Value> {
+pub(crate) fn datetime(time_us: i64) -> Option<Value> {
     static DATETIME: LazyLock<Option<&'static ExtensionFunction>> = LazyLock::new(|| function("datetime"));
     call(*DATETIME, Value::from(rfc3339_ms(time_us)?))
 }
@@ -156,11 +165,18 @@ pub(crate) fn write_key(request: &Request<'_>, reads: Reads, key: &mut Vec<u8>) 
     }
     text(Reads::SRC_CLUSTER, net.src_cluster);
     text(Reads::DST_CLUSTER, net.dst_cluster);
-    if reads.has(Reads::OPTIONAL) {
+    if reads.has(Reads::JWT) {
         let claims = end_user(request);
-        text(Reads::OPTIONAL, if claims.is_some() { "some" } else { "none" });
+        text(Reads::JWT, if claims.is_some() { "some" } else { "none" });
         if let Some(claims) = claims {
-            claims.write_key(|part| text(Reads::OPTIONAL, part));
+            claims.write_key(|part| text(Reads::JWT, part));
+        }
+    }
+    if reads.has(Reads::BREAK_GLASS) {
+        let grant = break_glass(request);
+        text(Reads::BREAK_GLASS, if grant.is_some() { "some" } else { "none" });
+        if let Some(grant) = grant {
+            grant.write_key(|part| text(Reads::BREAK_GLASS, part));
         }
     }
     if reads.has(Reads::SRC_IP) {
@@ -239,6 +255,7 @@ mod tests {
             action,
             net,
             end_user: None,
+            break_glass: None,
             time_us: 1_795_380_067_123_456,
         }
     }
@@ -278,6 +295,15 @@ mod tests {
                 context.validate(schema, &uid).unwrap();
                 let calls = matches!(action, Action::Http { .. } | Action::Grpc { .. });
                 assert_eq!(context.get("jwt").is_some(), calls && end_user.is_some());
+            }
+            for (after_us, covered) in [(-1, false), (0, false), (1, true)] {
+                let base = request(action);
+                let grant = BreakGlass { until_us: base.time_us + after_us, ..BreakGlass::default() };
+                let request = Request { break_glass: Some(&grant), ..base };
+                let context = cedar_policy::Context::from(build(&request, Reads::ALL).unwrap());
+                let uid = crate::entities::uid(&crate::entities::ACTION, action.cedar_id()).unwrap();
+                context.validate(schema, &uid).unwrap();
+                assert_eq!(context.get("break_glass").is_some(), covered, "{after_us}");
             }
         }
     }

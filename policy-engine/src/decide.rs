@@ -17,7 +17,7 @@ use parking_lot::RwLock;
 use crate::bundle::Bundle;
 use crate::cache::{FastHasher, KeyRef};
 use crate::compile::CompiledPolicy;
-use crate::context::{build, is_memorable, next_minute_us, write_key};
+use crate::context::{break_glass, build, is_memorable, next_minute_us, write_key};
 use crate::entities::{self, Subject};
 use crate::index::ActionNode;
 use crate::reads::Reads;
@@ -239,7 +239,9 @@ impl Candidates {
     }
 
     fn expiry(&self, request: &Request<'_>) -> Option<i64> {
-        self.reads.has(Reads::CLOCK).then(|| next_minute_us(request.time_us))
+        let minute = self.reads.has(Reads::CLOCK).then(|| next_minute_us(request.time_us));
+        let grant = break_glass(request).filter(|_| self.reads.has(Reads::BREAK_GLASS)).map(|grant| grant.until_us);
+        minute.into_iter().chain(grant).min()
     }
 
     /// The `@id`s of the policies whose scope holds.

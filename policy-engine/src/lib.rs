@@ -9,6 +9,7 @@
 //! - Entity facts come from the request's identifiers and the bundle's `signet.yaml`, from nowhere else.
 //! - A bundle that does not compile without errors does not exist: there is no partly loaded bundle.
 
+mod break_glass;
 mod bundle;
 mod cache;
 mod can;
@@ -33,6 +34,7 @@ mod settings;
 mod slice;
 mod source;
 
+pub use break_glass::BreakGlass;
 pub use bundle::{Bundle, PolicyInfo, RouteMatch};
 pub use can::{CanError, Question};
 pub use claims::Claims;

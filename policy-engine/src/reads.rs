@@ -24,8 +24,8 @@ impl Reads {
     pub(crate) const HOST: Reads = Reads(1 << 9);
     pub(crate) const SERVICE: Reads = Reads(1 << 10);
     pub(crate) const SNI: Reads = Reads(1 << 11);
-    /// End-user claims and break-glass: optional attributes. No request carries break-glass yet.
-    pub(crate) const OPTIONAL: Reads = Reads(1 << 12);
+    pub(crate) const JWT: Reads = Reads(1 << 12);
+    pub(crate) const BREAK_GLASS: Reads = Reads(1 << 13);
     pub(crate) const NET: Reads = Reads(0b1111);
     pub(crate) const CLOCK: Reads = Reads(0b111 << 4);
     pub(crate) const ALL: Reads = Reads(u16::MAX);
@@ -116,7 +116,8 @@ fn named(path: &[&str], more: &[&str]) -> Reads {
         (Some("host"), _) => Reads::HOST,
         (Some("service"), _) => Reads::SERVICE,
         (Some("sni"), _) => Reads::SNI,
-        (Some("jwt" | "break_glass"), _) => Reads::OPTIONAL,
+        (Some("jwt"), _) => Reads::JWT,
+        (Some("break_glass"), _) => Reads::BREAK_GLASS,
         _ => Reads::ALL,
     }
 }
@@ -144,7 +145,8 @@ mod tests {
             ("context.clock.now < datetime(\"2027-01-01\")", Reads::NOW),
             ("[context.method].contains(\"GET\")", Reads::METHOD),
             ("{a: context.service}.a == \"x\"", Reads::SERVICE),
-            ("context has jwt", Reads::OPTIONAL),
+            ("context has jwt", Reads::JWT),
+            ("context has break_glass.ticket && context has jwt", Reads::JWT | Reads::BREAK_GLASS),
             ("context == {}", Reads::ALL),
             ("(if true then context else context).path == \"/\"", Reads::ALL),
             ("resource.hasTag(context.host)", Reads::HOST),

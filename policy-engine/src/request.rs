@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::break_glass::BreakGlass;
 use crate::claims::Claims;
 
 /// Who calls.
@@ -96,6 +97,8 @@ pub struct Request<'a> {
     pub net: Net<'a>,
     /// What a verified token says of the end user; `None` where there is none, and for TCP.
     pub end_user: Option<&'a Claims>,
+    /// The grant that covers the call, if any; none from its end on.
+    pub break_glass: Option<&'a BreakGlass>,
     /// UTC, microseconds since the Unix epoch.
     pub time_us: i64,
 }

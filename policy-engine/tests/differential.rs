@@ -14,7 +14,9 @@ use cedar_policy::{
 };
 use proptest::prelude::*;
 use proptest::sample::select;
-use signet_policy::{Action, Bundle, BundleSource, Decision, Effect, Needs, Net, Principal, Reason, Request};
+use signet_policy::{
+    Action, BreakGlass, Bundle, BundleSource, Decision, Effect, Needs, Net, Principal, Reason, Request,
+};
 
 const SETTINGS: &str = "version: 1
 defaults: {env: staging, data_class: confidential}
@@ -69,6 +71,8 @@ fn conditions() -> BoxedStrategy<String> {
             "context.host == \"h\" && context.net.dst_port == 80",
             "context.method == \"GET\" || context.clock.minute_of_day > 700",
             "context has break_glass.ticket",
+            "context has break_glass && context.break_glass.approvers.contains(\"ada\")",
+            "context has break_glass && context.break_glass.until > datetime(\"1970-01-04\")",
             "resource.data_class == Mesh::DataClass::\"restricted\"",
             "resource in Mesh::Namespace::\"a.b/n\"",
             "principal in Mesh::Team::\"blue\"",
@@ -150,6 +154,7 @@ struct Asked {
     src_cluster: &'static str,
     time_us: i64,
     host: &'static str,
+    grant: Option<BreakGlass>,
 }
 
 const ACTIONS: [&str; 8] = ["GET", "HEAD", "POST", "BREW", "grpc", "tcp", "gateway", "egress"];
@@ -169,18 +174,32 @@ fn asked() -> impl Strategy<Value = Asked> {
         // Few minutes, many instants in each: what the cache may and may not take for the same.
         (select(&MINUTES[..]), 0i64..60_000_000),
         select(&["h", "g"][..]),
+        prop::option::weighted(0.3, grants()),
     )
-        .prop_map(|(principal, service, action, path, ip, port, src_cluster, (minute, within), host)| Asked {
-            principal: if ACTIONS[action] == "egress" && principal.is_empty() { PRINCIPALS[0] } else { principal },
-            service: if ACTIONS[action] == "egress" { "ext" } else { service },
-            action,
-            path,
-            ip,
-            port,
-            src_cluster,
-            time_us: minute * 60_000_000 + within,
-            host,
+        .prop_map(|(principal, service, action, path, ip, port, src_cluster, (minute, within), host, grant)| {
+            Asked {
+                principal: if ACTIONS[action] == "egress" && principal.is_empty() { PRINCIPALS[0] } else { principal },
+                service: if ACTIONS[action] == "egress" { "ext" } else { service },
+                action,
+                path,
+                ip,
+                port,
+                src_cluster,
+                time_us: minute * 60_000_000 + within,
+                host,
+                grant,
+            }
         })
+}
+
+/// Some end within a minute of a request, before it or after.
+fn grants() -> impl Strategy<Value = BreakGlass> {
+    let ends = (select(&MINUTES[..]), 0i64..60_000).prop_map(|(minute, ms)| minute * 60_000_000 + ms * 1_000);
+    (select(&["INC-1", "INC-2"][..]), prop::bool::ANY, ends).prop_map(|(ticket, ada, until_us)| BreakGlass {
+        ticket: ticket.to_owned(),
+        approvers: ada.then(|| "ada".to_owned()).into_iter().collect(),
+        until_us,
+    })
 }
 
 impl Asked {
@@ -201,6 +220,7 @@ impl Asked {
             },
             net: Net { src_ip: self.ip, src_cluster: self.src_cluster, dst_cluster: "a.b", dst_port: self.port },
             end_user: None,
+            break_glass: self.grant.as_ref(),
             time_us: self.time_us,
         }
     }
@@ -343,6 +363,14 @@ fn full_context(asked: &Asked) -> Context {
             ("path".to_owned(), text(asked.path)),
             ("host".to_owned(), text(asked.host)),
         ]),
+    }
+    if let Some(grant) = asked.grant.as_ref().filter(|grant| asked.time_us < grant.until_us) {
+        let fields = [
+            ("ticket".to_owned(), text(&grant.ticket)),
+            ("approvers".to_owned(), Expr::new_set(grant.approvers.iter().map(|who| text(who)))),
+            ("until".to_owned(), datetime(grant.until_us)),
+        ];
+        pairs.push(("break_glass".to_owned(), Expr::new_record(fields).unwrap()));
     }
     Context::from_pairs(pairs).unwrap()
 }

@@ -34,7 +34,15 @@ fn user(issuer: &str, subject: &str, group: &str) -> Claims {
 
 fn request<'a>(action: Action<'a>, end_user: Option<&'a Claims>) -> Request<'a> {
     let net = Net { src_ip: IpAddr::V4(Ipv4Addr::LOCALHOST), src_cluster: "a.b", dst_cluster: "a.b", dst_port: 80 };
-    Request { principal: Principal::Workload(WEB), service: "a.b/bank/ledger", action, net, end_user, time_us: 0 }
+    Request {
+        principal: Principal::Workload(WEB),
+        service: "a.b/bank/ledger",
+        action,
+        net,
+        end_user,
+        break_glass: None,
+        time_us: 0,
+    }
 }
 
 #[test]

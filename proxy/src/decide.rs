@@ -5,6 +5,7 @@
 
 mod call;
 mod clock;
+mod in_force;
 mod known;
 mod lost;
 mod seen;
@@ -16,7 +17,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use signet_mtls::{Identity, Refusal, SpiffeId, Usage};
-use signet_policy::{Bundle, Decision, Effect, Reason, Request};
+use signet_policy::{Bundle, Decision, Effect, Reason};
 use signet_spool::{Appending, ContextRef, Enforcement, Kind, RecordRef, Spool, SpoolError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +30,7 @@ pub use known::Known;
 pub use lost::LostCalls;
 
 use clock::Clock;
+use in_force::{InForce, Question};
 use lost::Before;
 use text::CallText;
 
@@ -67,13 +69,6 @@ pub struct Recorder {
     pub spool: Spool,
     /// SPIFFE ID of this proxy, as the audit service knows it.
     pub producer: Arc<str>,
-}
-
-/// What decisions are made with: replaced as a whole.
-struct InForce {
-    bundle: Arc<Bundle>,
-    tokens: Option<Tokens>,
-    before: Option<Before>,
 }
 
 /// Decides and records. Shared by all connections of a proxy.
@@ -164,16 +159,21 @@ impl Enforcer {
     /// Takes over a snapshot's bundle. [`Enforcer::follow`] does it; tests and one-shot uses call it directly.
     pub fn take_snapshot(&self, snapshot: &Snapshot) {
         let old = self.in_force.load();
-        match (&snapshot.bundle, old.as_ref()) {
+        let grants = snapshot.break_glass.clone();
+        let new = snapshot.bundle.as_ref().map(|new| match old.as_ref() {
             // Verified tokens stay known.
-            (Some(new), Some(old)) if Arc::ptr_eq(new, &old.bundle) => {}
-            (Some(new), _) => {
-                let tokens = Tokens::of(new, &self.metrics);
-                let before = old.as_ref().and_then(|old| Before::of(new, &old.bundle, old.before.as_ref()));
-                self.in_force.store(Some(Arc::new(InForce { bundle: Arc::clone(new), tokens, before })));
+            Some(old) if Arc::ptr_eq(new, &old.bundle) => {
+                InForce { bundle: Arc::clone(new), tokens: old.tokens.clone(), before: old.before.clone(), grants }
             }
-            (None, _) => self.in_force.store(None),
-        }
+            old => InForce {
+                bundle: Arc::clone(new),
+                tokens: Tokens::of(new, &self.metrics).map(Arc::new),
+                before: old.and_then(|old| Before::of(new, &old.bundle, old.before.as_ref())),
+                grants,
+            },
+        });
+        self.in_force.store(new.map(Arc::new));
+        self.metrics.break_glass_grants.set(i64::try_from(snapshot.break_glass.len()).unwrap_or(i64::MAX));
         self.metrics.snapshot_version.set(i64::try_from(snapshot.version).unwrap_or(i64::MAX));
     }
 
@@ -247,11 +247,9 @@ impl Enforcer {
     pub async fn decide(&self, call: &Call<'_>) -> Verdict {
         let in_force = self.in_force.load_full();
         let bundle = in_force.as_deref().map(|now| now.bundle.as_ref());
-        let now = now_us();
-        let decision = evaluate(bundle, call, now);
-        self.note_lost(in_force.as_deref(), call, &decision, now);
-        let reason = decision.reason.as_str();
-        self.conclude(call, bundle, &decision, reason, None, now).await
+        let question = Question::of(call, in_force.as_deref(), now_us());
+        let decision = question.ask(bundle);
+        self.conclude_by_policy(&question, in_force.as_deref(), &decision).await
     }
 
     /// As [`Enforcer::decide`], for the end user whom a request presents. Where the bundle declares issuers for the
@@ -267,16 +265,17 @@ impl Enforcer {
                 Ok(user) => asked.end_user = user,
                 Err(error) => {
                     let decision = Decision::deny(Reason::InvalidRequest);
-                    let verdict = self.conclude(&asked.call(), bundle, &decision, error.reason(), None, now).await;
+                    let call = asked.call();
+                    let question = Question { call: &call, grant: None, now_us: now };
+                    let verdict = self.conclude(&question, bundle, &decision, error.reason(), None).await;
                     return Verdict { token_refused: true, ..verdict };
                 }
             }
         }
         let call = asked.call();
-        let decision = evaluate(bundle, &call, now);
-        self.note_lost(in_force.as_deref(), &call, &decision, now);
-        let reason = decision.reason.as_str();
-        let verdict = self.conclude(&call, bundle, &decision, reason, None, now).await;
+        let question = Question::of(&call, in_force.as_deref(), now);
+        let decision = question.ask(bundle);
+        let verdict = self.conclude_by_policy(&question, in_force.as_deref(), &decision).await;
         let ends = call.end_user.map(EndUser::expires_us);
         Verdict { expires_at_us: [verdict.expires_at_us, ends].into_iter().flatten().min(), ..verdict }
     }
@@ -292,15 +291,13 @@ impl Enforcer {
             return None;
         }
         let bundle = &in_force.bundle;
-        let now = now_us();
+        let question = Question::of(call, Some(&in_force), now_us());
         let known = match known {
             Some(known) if known.is_of(bundle) => known,
             _ => known.insert(Known::of(bundle, call)),
         };
-        let decision = known.decide(&request(call, now));
-        self.note_lost(Some(&in_force), call, &decision, now);
-        let reason = decision.reason.as_str();
-        Some(self.conclude(call, Some(bundle), &decision, reason, None, now).await)
+        let decision = known.decide(&question.request());
+        Some(self.conclude_by_policy(&question, Some(&in_force), &decision).await)
     }
 
     /// Denies for a reason of the data plane's own, and records.
@@ -308,7 +305,8 @@ impl Enforcer {
         let in_force = self.in_force.load_full();
         let bundle = in_force.as_deref().map(|now| now.bundle.as_ref());
         let decision = Decision::deny(Reason::InvalidRequest);
-        self.conclude(call, bundle, &decision, reason, None, now_us()).await
+        let question = Question { call, grant: None, now_us: now_us() };
+        self.conclude(&question, bundle, &decision, reason, None).await
     }
 
     /// Decides an open connection or stream again. A deny is a decision of its own and is recorded; an allow changes
@@ -322,7 +320,7 @@ impl Enforcer {
         let now = now_us();
         let mut detail = format!("closed an open call that decision {opened_by} had allowed");
         let mut call = *call;
-        let mut decision = evaluate(bundle, &call, now);
+        let mut decision = Question::of(&call, in_force.as_deref(), now).ask(bundle);
         let mut ends = call.end_user.map(EndUser::expires_us);
         if let Some(user) = call.end_user
             && decision.effect == Effect::Allow
@@ -331,10 +329,11 @@ impl Enforcer {
             // INVARIANT: what policies say against this end user was asked above and still counts.
             ends = None;
             call.end_user = None;
-            decision = evaluate(bundle, &call, now);
+            decision = Question::of(&call, in_force.as_deref(), now).ask(bundle);
             detail.push_str("; its end user's token had ended");
         }
-        self.note_lost(in_force.as_deref(), &call, &decision, now);
+        let question = Question::of(&call, in_force.as_deref(), now);
+        self.note_lost(&question, in_force.as_deref(), &decision);
         let mut reason = decision.reason.as_str();
         if let Serves::No(why) = serves {
             decision = Decision::deny(Reason::InvalidRequest);
@@ -343,16 +342,16 @@ impl Enforcer {
         if decision.effect == Effect::Allow {
             return Again::GoesOn { expires_at_us: [decision.expires_at_us, ends].into_iter().flatten().min() };
         }
-        Again::Closed(self.conclude(&call, bundle, &decision, reason, Some(detail), now).await)
+        Again::Closed(self.conclude(&question, bundle, &decision, reason, Some(detail)).await)
     }
 
     /// Counts a call that a bundle on trial denies and the one before it would have allowed.
-    fn note_lost(&self, in_force: Option<&InForce>, call: &Call<'_>, decision: &Decision, now_us: i64) {
+    fn note_lost(&self, question: &Question<'_>, in_force: Option<&InForce>, decision: &Decision) {
         if decision.effect != Effect::Allow
             && let Some(now) = in_force
-            && now.before.as_ref().is_some_and(|before| before.allowed(call, now_us))
+            && now.before.as_ref().is_some_and(|before| before.allowed(question))
         {
-            self.lost.add(call, now.bundle.digest());
+            self.lost.add(question.call, now.bundle.digest());
         }
     }
 
@@ -361,16 +360,16 @@ impl Enforcer {
     fn append(
         &self,
         id: Uuid,
-        call: &Call<'_>,
+        question: &Question<'_>,
         bundle: Option<&Bundle>,
         decision: &Decision,
         reason: &str,
         detail: Option<&str>,
-        now_us: i64,
     ) -> Result<Appending<'_>, Option<SpoolError>> {
         let recorder = self.recorder.as_ref().ok_or(None)?;
+        let &Question { call, grant, now_us } = question;
         let text = CallText::of(call);
-        let context = call.context(&text, bundle.and_then(Bundle::slice_digest));
+        let context = call.context(&text, grant, bundle.and_then(Bundle::slice_digest));
         let record = RecordRef {
             id,
             time_us: now_us,
@@ -400,25 +399,40 @@ impl Enforcer {
         recorder.spool.append_first(record).map_err(Some)
     }
 
+    /// Concludes what the engine decided, and says what a grant had a part in.
+    async fn conclude_by_policy(
+        &self,
+        question: &Question<'_>,
+        in_force: Option<&InForce>,
+        decision: &Decision,
+    ) -> Verdict {
+        let bundle = in_force.map(|now| now.bundle.as_ref());
+        self.note_lost(question, in_force, decision);
+        let broken = question.broken(bundle, decision);
+        if broken.is_some() {
+            self.metrics.break_glass_decisions.inc();
+        }
+        self.conclude(question, bundle, decision, decision.reason.as_str(), broken).await
+    }
+
     async fn conclude(
         &self,
-        call: &Call<'_>,
+        question: &Question<'_>,
         bundle: Option<&Bundle>,
         decision: &Decision,
         reason: &str,
         detail: Option<String>,
-        now_us: i64,
     ) -> Verdict {
-        let decision_id = new_id(now_us);
+        let decision_id = new_id(question.now_us);
         let allow = decision.effect == Effect::Allow;
         let expires_at_us = decision.expires_at_us;
-        let kept = match self.append(decision_id, call, bundle, decision, reason, detail.as_deref(), now_us) {
+        let kept = match self.append(decision_id, question, bundle, decision, reason, detail.as_deref()) {
             // For an fsync, without holding the thread.
             Ok(appending) if appending.waits() => Box::pin(appending.kept()).await.map_err(Some),
             Ok(_) => Ok(()),
             Err(error) => Err(error),
         };
-        self.metrics.decided(allow, call.received.elapsed());
+        self.metrics.decided(allow, question.call.received.elapsed());
         match kept {
             Ok(()) => Verdict { decision_id, allow, expires_at_us, token_refused: false },
             Err(error) => {
@@ -435,12 +449,6 @@ impl Enforcer {
     }
 }
 
-impl InForce {
-    fn vouches(&self, user: &EndUser, service: &str, now_us: i64) -> bool {
-        self.tokens.as_ref().is_some_and(|tokens| tokens.vouch(user, service, now_us))
-    }
-}
-
 /// What a new decision means for an open call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Again {
@@ -453,24 +461,6 @@ pub enum Again {
 pub enum Serves {
     Yes,
     No(&'static str),
-}
-
-fn evaluate(bundle: Option<&Bundle>, call: &Call<'_>, time_us: i64) -> Decision {
-    match bundle {
-        None => Decision::deny(Reason::NoBundle),
-        Some(bundle) => bundle.decide(&request(call, time_us)),
-    }
-}
-
-fn request<'a>(call: &Call<'a>, time_us: i64) -> Request<'a> {
-    Request {
-        principal: call.principal(),
-        service: call.service,
-        action: call.action,
-        net: call.net(),
-        end_user: call.end_user.map(EndUser::claims),
-        time_us,
-    }
 }
 
 /// UUID v7 from the decision's time. The random part only has to be unique, so it needs no system call.

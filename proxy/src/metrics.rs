@@ -111,6 +111,7 @@ pub struct Metrics {
     pub pool_failed: Counter,
     pub closed_by_policy: Counter,
     pub clock_steps: Counter,
+    pub break_glass_decisions: Counter,
     pub mirrored: Counter,
     pub rate_limited: Counter,
     pub fault_delays: Counter,
@@ -126,6 +127,7 @@ pub struct Metrics {
     pub unreachable: Counter,
     pub gateways_lost: Counter,
     pub snapshot_version: Gauge,
+    pub break_glass_grants: Gauge,
     pub tokens_verified: Counter,
     pub tokens_known: Counter,
     pub tokens_refused: Counter,
@@ -217,6 +219,7 @@ impl Metrics {
             pool_failed: pooled("failed"),
             closed_by_policy: Counter::default(),
             clock_steps: Counter::default(),
+            break_glass_decisions: Counter::default(),
             mirrored: Counter::default(),
             rate_limited: Counter::default(),
             fault_delays: faulted("delay"),
@@ -231,6 +234,7 @@ impl Metrics {
             unreachable: Counter::default(),
             gateways_lost: Counter::default(),
             snapshot_version: Gauge::default(),
+            break_glass_grants: Gauge::default(),
             tokens_verified: tokens("accepted"),
             tokens_known: tokens("remembered"),
             tokens_refused: tokens("refused"),
@@ -266,6 +270,16 @@ impl Metrics {
             "signet_proxy_clock_steps",
             "How often the machine's clock was set; open connections were decided again",
             metrics.clock_steps.clone(),
+        );
+        registry.register(
+            "signet_proxy_break_glass_decisions",
+            "Decisions that would have been others without a break-glass grant",
+            metrics.break_glass_decisions.clone(),
+        );
+        registry.register(
+            "signet_proxy_break_glass_grants",
+            "Break-glass grants in the snapshot, also those that are over",
+            metrics.break_glass_grants.clone(),
         );
         registry.register(
             "signet_proxy_rate_limited",

@@ -4,6 +4,7 @@
 //! whole valid snapshot or an error that names the field (the NACK's text). [`Discovery`] holds the stream with the
 //! control plane, keeps the last good snapshot on disk and publishes it. A snapshot that is refused changes nothing.
 
+pub mod break_glass;
 mod client;
 pub mod route;
 mod store;
@@ -164,6 +165,8 @@ pub struct Snapshot {
     pub outbound: Vec<Arc<OutboundService>>,
     pub exported: Vec<Arc<Exported>>,
     pub external: Vec<Arc<External>>,
+    /// Grants for an emergency, the one that counts first.
+    pub break_glass: Vec<Arc<break_glass::Grant>>,
 }
 
 impl std::fmt::Debug for Snapshot {
@@ -190,6 +193,7 @@ impl Snapshot {
             outbound: Vec::new(),
             exported: Vec::new(),
             external: Vec::new(),
+            break_glass: Vec::new(),
         }
     }
 
@@ -215,6 +219,7 @@ impl Snapshot {
             outbound,
             exported: each("exported", &snapshot.exported, exported)?,
             external: each("external", &snapshot.external, external)?,
+            break_glass: break_glass::grants(&snapshot.break_glass)?,
         })
     }
 

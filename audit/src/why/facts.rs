@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use signet_policy::{Action, Claims, Net, Principal, Request};
+use signet_policy::{Action, BreakGlass, Claims, Net, Principal, Request};
 use signet_spool::Record;
 
 /// What the record says, ready to be borrowed by a request.
@@ -12,6 +12,8 @@ pub(super) struct Facts<'a> {
     call: Option<(&'a str, &'a str)>,
     /// Of the end user; the name of the claim that is not there any more.
     claims: Result<Option<Claims>, &'static str>,
+    /// The grant that covered the call; the name of what is not there of it.
+    break_glass: Result<Option<BreakGlass>, &'static str>,
 }
 
 impl<'a> Facts<'a> {
@@ -24,8 +26,9 @@ impl<'a> Facts<'a> {
             (Some(service), Some(method)) => Some((service, method)),
             _ => record.path.as_deref().and_then(|path| path.trim_start_matches('/').rsplit_once('/')),
         };
-        let claims = Claims::from_pairs(record.context.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-        Self { record, call, claims }
+        let pairs = || record.context.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let (claims, break_glass) = (Claims::from_pairs(pairs()), BreakGlass::from_pairs(pairs()));
+        Self { record, call, claims, break_glass }
     }
 
     /// The request, or why it cannot be made.
@@ -81,6 +84,7 @@ impl<'a> Facts<'a> {
                 dst_port: dst_port.parse().map_err(|_| format!("`{dst_port}` is no port"))?,
             },
             end_user: self.claims.as_ref().map_err(|name| absent(&format!("end user's `{name}`")))?.as_ref(),
+            break_glass: self.break_glass.as_ref().map_err(|name| absent(&format!("`{name}`")))?.as_ref(),
             time_us: record.time_us,
         })
     }

@@ -1,5 +1,6 @@
-//! `signet policy`: works on a policy repository; only `status` asks a running mesh.
+//! `signet policy`: works on a policy repository; only `status` and `break-glass` ask a running mesh.
 
+mod break_glass;
 mod check;
 mod diff;
 mod fmt;
@@ -28,6 +29,8 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Open for an emergency, and for a time, what policies hold back for one.
+    BreakGlass(break_glass::Arguments),
     /// Parse, validate, lint and test the policies of a repository.
     Check(check::Arguments),
     /// Prove what a change permits and denies that was not so before, with an example for each difference.
@@ -54,6 +57,7 @@ enum Command {
 
 pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<ExitCode, Failure> {
     match arguments.command {
+        Command::BreakGlass(break_glass) => break_glass::run(global, break_glass).await,
         Command::Check(check) => check::run(global, check),
         Command::Diff(diff) => diff::run(global, diff).await,
         Command::Status(status) => status::run(global, status).await,

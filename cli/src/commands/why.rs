@@ -70,6 +70,9 @@ fn text(why: &Why) -> String {
         row.policy_commit,
         why.signer.as_deref().map(|signer| format!(", signed by {}", printable(signer))).unwrap_or_default()
     );
+    if let Some(detail) = &why.detail {
+        let _ = writeln!(text, "  note     {}", printable(detail));
+    }
     for policy in &why.determining {
         let _ = writeln!(text, "\nDecided by {} ({}:{})", policy.id, policy.path, policy.line);
         for line in policy.text.lines() {

@@ -216,6 +216,8 @@ fn control(cluster: &ClusterPlan, policy: &PolicyRepository) -> Value {
             "branch": "main",
             "trusted_signers": policy.trusted_signers,
             "state": dir.join("policy.state"),
+            // One person runs the demo.
+            "break_glass": { "trusted_signers": policy.trusted_signers, "signatures": 1 },
         },
         "admin": cluster.admin.get("control"),
         "state_dir": dir,

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rust_embed::RustEmbed;
+use signet_policy_repository::BREAK_GLASS_NAMESPACE;
 
 use super::directory;
 use super::process::run_to_end;
@@ -36,7 +37,10 @@ impl PolicyRepository {
         let signing_key = keys.join("id_ed25519");
         let trusted_signers = keys.join("trusted_signers");
         let public = make_key(&signing_key)?;
-        directory::write_private(&trusted_signers, format!("{EMAIL} namespaces=\"git\" {public}\n").as_bytes())?;
+        directory::write_private(
+            &trusted_signers,
+            format!("{EMAIL} namespaces=\"git,{BREAK_GLASS_NAMESPACE}\" {public}\n").as_bytes(),
+        )?;
 
         let path = dir.join("policy");
         for name in ModelPolicies::iter() {

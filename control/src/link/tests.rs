@@ -35,6 +35,7 @@ fn only_exported_services_are_told_and_never_their_endpoints() {
         desired: Some(Arc::new(Desired { services, ..Desired::default() })),
         policy: None,
         imports: Arc::default(),
+        break_glass: Arc::default(),
     };
     let state = exports(&world, 60).unwrap();
     assert_eq!((state.trust_domain.as_str(), state.lease_seconds), ("west.example", 60));

@@ -58,6 +58,7 @@ fn world() -> World {
         desired: Some(Arc::new(Desired { services, ..Desired::default() })),
         policy: Some(Arc::new(policy)),
         imports: Arc::new(Imports::from([("west.example".parse().unwrap(), west)])),
+        break_glass: Arc::default(),
     }
 }
 

@@ -17,7 +17,7 @@ use signet_api::identity::{
     AcceptRequest, AcceptResponse, CreateJoinTokenRequest, CreateJoinTokenResponse, FederationState, InviteRequest,
     InviteResponse, ListFederationRequest, ListSvidsRequest, ListSvidsResponse, UnlinkRequest, UnlinkResponse,
 };
-use signet_control::{Config, Control, LinkConfig, PolicyConfig, ReturnConfig};
+use signet_control::{BreakGlassConfig, Config, Control, LinkConfig, PolicyConfig, ReturnConfig};
 use signet_mtls::testing::{self, Ca};
 use signet_mtls::{IdentitySource, PeerRule, Select, alpn, client_config, grpc, server_config};
 use signet_spool::{Durability, OnFull, Opening, Record, SpoolConfig};
@@ -226,6 +226,7 @@ pub(crate) struct Cluster<'w> {
     domain: &'static str,
     root: PathBuf,
     pub(crate) lease_seconds: u32,
+    pub(crate) break_glass: Option<BreakGlassConfig>,
     listen: std::cell::Cell<Option<SocketAddr>>,
     identity: String,
 }
@@ -241,6 +242,7 @@ impl<'w> Cluster<'w> {
             domain,
             root,
             lease_seconds: 60,
+            break_glass: None,
             listen: std::cell::Cell::new(None),
             identity: "127.0.0.1:1".into(),
         };
@@ -271,6 +273,11 @@ impl<'w> Cluster<'w> {
         let temporary = self.root.join("new");
         std::fs::write(&temporary, text).unwrap();
         std::fs::rename(temporary, self.root.join("manifests").join(name)).unwrap();
+    }
+
+    /// A file outside of the repository and of the control plane's state.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.root.join(name)
     }
 
     pub(crate) fn write_reviews(&self, text: &str) {
@@ -350,6 +357,7 @@ impl<'w> Cluster<'w> {
                 reviews: Some(self.root.join("reviews.yaml")),
                 state: self.root.join("state/policy.json"),
                 automatic_return: ReturnConfig { denials: 20, within_seconds: 600 },
+                break_glass: self.break_glass.clone(),
             },
             admin: "127.0.0.1:0".parse().unwrap(),
             state_dir: self.root.join("state"),
@@ -529,7 +537,7 @@ async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl
     }
 }
 
-fn run(command: &mut Command) -> String {
+pub(crate) fn run(command: &mut Command) -> String {
     let output = command.output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{command:?}: {error}");

@@ -183,6 +183,7 @@ impl Mesh {
             desired: Some(Arc::new(desired)),
             policy: Some(Arc::new(ActivePolicy::new(source, 1))),
             imports: Arc::new(Imports::new()),
+            break_glass: Arc::default(),
         }
     }
 

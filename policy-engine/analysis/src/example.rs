@@ -5,10 +5,14 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use cedar_policy::{EvalResult, Request as Model};
 use serde::{Serialize, Serializer};
-use signet_policy::{Action, Claims, Issuer, Net, Principal, Request, normalise_path, split_id, split_spiffe_id};
+use signet_policy::{
+    Action, BreakGlass, Claims, Issuer, Net, Principal, Request, normalise_path, split_id, split_spiffe_id,
+};
 
 use crate::symbolic::{Caller, Target};
 use crate::template::Call;
+
+mod grant;
 
 /// Wednesday, 7 January 2026, noon UTC.
 const NOON_US: i64 = 1_767_787_200_000_000;
@@ -41,6 +45,9 @@ pub struct Example {
     /// The end user on whose behalf the call is made, where a policy asks for one.
     #[serde(rename = "jwt", serialize_with = "claims", skip_serializing_if = "Option::is_none")]
     pub end_user: Option<Claims>,
+    /// The grant that covers the call, where a policy asks for one.
+    #[serde(serialize_with = "grant::serialize", skip_serializing_if = "Option::is_none")]
+    pub break_glass: Option<BreakGlass>,
     pub src_ip: IpAddr,
     pub dst_port: u16,
     /// RFC 3339, UTC.
@@ -77,6 +84,7 @@ impl Example {
             action,
             net,
             end_user: self.end_user.as_ref(),
+            break_glass: self.break_glass.as_ref(),
             time_us: self.time_us,
         }
     }
@@ -89,7 +97,8 @@ impl Example {
             _ => String::new(),
         };
         let user = self.end_user.as_ref().map(user).unwrap_or_default();
-        format!("{} {} {}{what}{user}", self.principal, self.action, self.service)
+        let grant = self.break_glass.as_ref().map(grant::words).unwrap_or_default();
+        format!("{} {} {}{what}{user}{grant}", self.principal, self.action, self.service)
     }
 
     fn set_time(&mut self, time_us: i64) {
@@ -182,6 +191,10 @@ pub(crate) fn example(model: &Model, wanted: &Wanted<'_>, holds: &dyn Fn(&Exampl
     for change in PLAIN_USER {
         attempt(&|e| e.end_user.iter_mut().for_each(change));
     }
+    attempt(&|e| e.break_glass = None);
+    for change in grant::PLAIN {
+        attempt(&|e| e.break_glass.iter_mut().for_each(change));
+    }
     // Unknown names last, because the others narrow what is left.
     if wanted.caller == Caller::Workload {
         wanted.workloads.iter().any(|id| attempt(&|e| e.principal.clone_from(id)));
@@ -210,7 +223,8 @@ fn with_segment(path: &str, position: usize, text: &str) -> String {
     segments.map(|(at, old)| if at == position { text } else { old }).collect::<Vec<_>>().join("/")
 }
 
-/// Whether a sidecar could ask this: paths are in normal form, identifiers well-formed, end users vouched for.
+/// Whether a sidecar could ask this: paths are in normal form, identifiers well-formed, end users vouched for, grants not
+/// over.
 fn is_possible(example: &Example, wanted: &Wanted<'_>) -> bool {
     let vouched = example.end_user.as_ref().is_none_or(|user| {
         let mut issuers = wanted.issuers.iter().filter(|i| i.issuer == user.issuer && i.serves(&example.service));
@@ -222,12 +236,15 @@ fn is_possible(example: &Example, wanted: &Wanted<'_>) -> bool {
     let name = |t: &str| !t.is_empty() && t.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_'));
     let grpc = example.grpc_service.as_deref().is_none_or(name);
     let word = |t: &Option<String>| t.as_deref().is_none_or(|t| t.bytes().all(|b| b.is_ascii_graphic()));
-    vouched && path && method && grpc && word(&example.host) && word(&example.sni)
+    let covered = example.break_glass.as_ref().is_none_or(|grant| {
+        wanted.caller == Caller::Workload && !grant.ticket.is_empty() && example.time_us < grant.until_us
+    });
+    vouched && covered && path && method && grpc && word(&example.host) && word(&example.sni)
 }
 
 /// What the model says, with names that the mesh could have in place of the solver's inventions: equal ones stay equal.
 fn candidates(model: &Model, wanted: &Wanted<'_>) -> Vec<Example> {
-    let values = Values(model);
+    let values = &Values(model);
     let mut domains = Names::new("example.org");
     let (mut namespaces, mut names) = (Names::new("any"), Names::new("any"));
     let principal = match wanted.caller {
@@ -274,6 +291,7 @@ fn candidates(model: &Model, wanted: &Wanted<'_>) -> Vec<Example> {
         grpc_service: None,
         sni: None,
         end_user: values.end_user(),
+        break_glass: None,
         src_ip: values.address(),
         dst_port: u16::try_from(values.long("dst_port")).ok().filter(|p| *p > 0).unwrap_or_else(|| port(wanted.action)),
         time: String::new(),
@@ -319,10 +337,11 @@ fn candidates(model: &Model, wanted: &Wanted<'_>) -> Vec<Example> {
     texts
         .into_iter()
         .flat_map(|text| {
-            times.iter().map(move |time| {
+            times.iter().flat_map(move |time| {
                 let mut example = text.clone();
                 example.set_time(*time);
-                example
+                let grants = grant::of_model(values.value("break_glass"), *time).into_iter();
+                grants.map(move |break_glass| Example { break_glass, ..example.clone() })
             })
         })
         .collect()
@@ -433,12 +452,16 @@ impl Values<'_> {
         address.parse().unwrap_or(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 7)))
     }
 
-    /// `(datetime("1970-01-01")).offset(duration("1234ms"))`, as microseconds.
     fn now(&self) -> Option<i64> {
-        let Some(EvalResult::ExtensionValue(text)) = self.value("now") else { return None };
-        let quoted = text.split('"').find_map(|part| part.strip_suffix("ms")?.parse::<i64>().ok())?;
-        quoted.checked_mul(1000)
+        datetime_us(&self.value("now")?)
     }
+}
+
+/// `(datetime("1970-01-01")).offset(duration("1234ms"))`, as microseconds.
+fn datetime_us(value: &EvalResult) -> Option<i64> {
+    let EvalResult::ExtensionValue(text) = value else { return None };
+    let quoted = text.split('"').find_map(|part| part.strip_suffix("ms")?.parse::<i64>().ok())?;
+    quoted.checked_mul(1000)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use signet_policy::{
-    Action, Bundle, Claims, Decision, Effect, Net, Principal, Reason, Request, split_id, split_spiffe_id,
+    Action, BreakGlass, Bundle, Claims, Decision, Effect, Net, Principal, Reason, Request, split_id, split_spiffe_id,
 };
 
 pub use json::JsonLines;
@@ -85,8 +85,9 @@ impl Recorded<'_> {
 
     /// The answer of `bundle` to what was asked then, or the name of what the record lacks.
     pub(crate) fn decide(&self, bundle: &Bundle) -> Result<Decision, &'static str> {
-        let claims = Claims::from_pairs(self.context.iter().map(|(name, value)| (&**name, &**value)))?;
-        Ok(bundle.decide(&self.request(claims.as_ref())?))
+        let pairs = || self.context.iter().map(|(name, value)| (&**name, &**value));
+        let (claims, grant) = (Claims::from_pairs(pairs())?, BreakGlass::from_pairs(pairs())?);
+        Ok(bundle.decide(&Request { break_glass: grant.as_ref(), ..self.request(claims.as_ref())? }))
     }
 
     /// A value of the context. One that was erased reads as empty, so that an empty one counts as absent.
@@ -130,6 +131,7 @@ impl Recorded<'_> {
                 dst_port: self.port().ok_or("dst_port")?,
             },
             end_user,
+            break_glass: None,
             time_us: self.time_us,
         })
     }

@@ -43,6 +43,7 @@ const SCHEMA: &str = "
             now: datetime, minute_of_day: Long, weekday: Long,
             method: String, path: String, host: String, service: String, sni?: String,
             jwt?: { iss: String, sub: String, aud: Set<String>, scopes: Set<String>, groups: Set<String>, acr?: String },
+            break_glass?: { ticket: String, approvers: Set<String>, until: datetime },
         },
     };
 ";

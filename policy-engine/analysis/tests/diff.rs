@@ -348,6 +348,34 @@ fn where_the_issuers_change_too_what_reads_a_token_is_not_decided() {
 }
 
 #[test]
+fn what_a_grant_opens_is_compared_and_shown() {
+    let open =
+        |when: &str| permit("g", WEB, "action == Mesh::Action::\"http:GET\"", LEDGER, &format!("when {{ {when} }}"));
+    let compare = |base: &str, head: &str| diff(&bundle("", base), &bundle("", head), &settings());
+    let any = open("context has break_glass");
+    let two = open(
+        "context has break_glass && context.break_glass.approvers.containsAll([\"ada@b.c\", \"eve@b.c\"])
+         && context.break_glass.ticket like \"INC-*\"",
+    );
+    assert_eq!(changes(&compare(&any, &any)), Vec::<String>::new());
+    let found = compare("", &two);
+    assert_eq!(changes(&found), ["Workload http:GET Service newly_permitted"]);
+    let row = found.request_types.iter().find(|t| t.result == Change::NewlyPermitted).unwrap();
+    let request = &row.newly_permitted.as_ref().unwrap().request;
+    assert!(request.line().contains("with break-glass INC-"), "{}", request.line());
+    assert!(request.line().ends_with("(approved by ada@b.c, eve@b.c)"), "{}", request.line());
+    assert_eq!(serde_json::to_value(request).unwrap()["break_glass"]["approvers"][1], "eve@b.c");
+    assert_eq!(changes(&compare(&two, &any)), ["Workload http:GET Service newly_permitted"]);
+    // A grant has all of its attributes, and none is seen from its end on.
+    let said = open(
+        "context has break_glass.ticket && context.break_glass has until && context.clock.now < context.break_glass.until",
+    );
+    assert_eq!(changes(&compare(&any, &said)), Vec::<String>::new());
+    let over = open("context has break_glass && context.clock.now >= context.break_glass.until");
+    assert_eq!(changes(&compare("", &over)), Vec::<String>::new());
+}
+
+#[test]
 fn without_a_solver_nothing_is_decided() {
     let missing = SolverSettings { program: "/nonexistent/cvc5".into(), ..settings() };
     let found = diff(&bundle("", &get("a")), &bundle("", &get("a")), &missing);

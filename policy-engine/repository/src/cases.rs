@@ -6,10 +6,11 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use serde_saphyr::Spanned;
-use signet_policy::{Bundle, BundleSource, Claims, Effect, Place, Problem, Question, Request};
+use signet_policy::{BreakGlass, Bundle, BundleSource, Claims, Effect, Place, Problem, Question, Request};
 
 /// Wednesday, 7 January 2026, noon UTC: when a case happens that gives no time.
 const NOON: &str = "2026-01-07T12:00:00Z";
+const HOUR_US: i64 = 3_600_000_000;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -45,6 +46,18 @@ struct Overrides {
     sni: Option<String>,
     time: Option<String>,
     jwt: Option<Jwt>,
+    break_glass: Option<Grant>,
+}
+
+/// The grant that covers a case, as `context.break_glass` of the schema.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Grant {
+    ticket: String,
+    #[serde(default)]
+    approvers: BTreeSet<String>,
+    /// An hour after the case when left out.
+    until: Option<jiff::Timestamp>,
 }
 
 /// The end user of a case, as `context.jwt` of the schema.
@@ -127,7 +140,7 @@ fn understand(path: &str, raw: RawCase) -> Result<Case, Problem> {
     let words = raw.method.as_deref().or(raw.path.as_deref());
     let mut question = Question::new(&raw.principal, &raw.action, &raw.resource, words, time.as_microsecond())
         .map_err(|e| fail(e.to_string()))?;
-    let Overrides { src_ip, src_cluster, dst_cluster, dst_port, host, sni, time: _, jwt } = raw.context;
+    let Overrides { src_ip, src_cluster, dst_cluster, dst_port, host, sni, time: _, jwt, break_glass } = raw.context;
     question.src_ip = src_ip.unwrap_or(question.src_ip);
     question.src_cluster = src_cluster.unwrap_or(question.src_cluster);
     question.dst_cluster = dst_cluster.unwrap_or(question.dst_cluster);
@@ -141,6 +154,11 @@ fn understand(path: &str, raw: RawCase) -> Result<Case, Problem> {
         scopes,
         groups,
         acr,
+    });
+    question.break_glass = break_glass.map(|Grant { ticket, approvers, until }| BreakGlass {
+        ticket,
+        approvers,
+        until_us: until.map_or(time.as_microsecond() + HOUR_US, |until| until.as_microsecond()),
     });
     Ok(Case { path: path.to_owned(), line, name, question, expect: raw.expect, policy: raw.policy })
 }

@@ -11,6 +11,7 @@
 //! - An accepted bundle compiles strictly and passes its own tests.
 
 mod announced;
+mod break_glass;
 mod cases;
 mod check;
 mod directory;
@@ -25,6 +26,7 @@ mod signers;
 mod tree;
 
 pub use announced::Announced;
+pub use break_glass::{AcceptedGrant, BREAK_GLASS_NAMESPACE, GrantDocument, GrantRefusal, GrantRules};
 pub use cases::TestResult;
 pub use check::{Report, Untested, check, coverage};
 pub use directory::{DirectoryError, read_dir};

@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use ssh_key::public::KeyData;
-use ssh_key::{Algorithm, HashAlg, PublicKey, SshSig};
+use ssh_key::{Algorithm, Fingerprint, HashAlg, PublicKey, SshSig};
 use thiserror::Error;
 
 use crate::refusal::Cause;
 
 /// The namespace that Git signs commits in.
-const NAMESPACE: &str = "git";
+const GIT: &str = "git";
 
 #[derive(Debug, Error)]
 pub enum SignersError {
@@ -82,27 +82,7 @@ impl TrustedSigners {
     /// The principal that signed, or why the signature does not count.
     pub(crate) fn verify(&self, claim: &Claim<'_>) -> Result<String, Cause> {
         let Claim { author, committer, .. } = claim;
-        if !claim.signature.starts_with(b"-----BEGIN SSH SIGNATURE-----") {
-            let message = "the signature is not an SSH signature; sign with `git config gpg.format ssh`";
-            return Err(Cause::new("unsupported_signature", message));
-        }
-        let bad = |why: String| Cause::new("bad_signature", why);
-        let signature =
-            SshSig::from_pem(claim.signature).map_err(|e| bad(format!("the signature is malformed: {e}")))?;
-        if matches!(signature.signature().algorithm(), Algorithm::Rsa { hash: None }) {
-            return Err(bad("the signature is RSA with SHA-1".to_owned()));
-        }
-        let key = PublicKey::from(signature.public_key().clone());
-        key.verify(NAMESPACE, claim.signed, &signature)
-            .map_err(|_| bad("the signature does not fit the commit".to_owned()))?;
-        let fingerprint = key.fingerprint(HashAlg::Sha256);
-        let known: Vec<&Entry> = self.0.iter().filter(|e| e.key == *signature.public_key()).collect();
-        if known.is_empty() {
-            return Err(Cause::new(
-                "untrusted_signer",
-                format!("the key {fingerprint} is not among the trusted signers"),
-            ));
-        }
+        let (fingerprint, known) = self.key_of(GIT, claim.signed, claim.signature)?;
         let named =
             |email: &str| known.iter().filter(|e| e.principals.iter().any(|p| p == email)).copied().collect::<Vec<_>>();
         let of_author = named(author);
@@ -120,7 +100,7 @@ impl TrustedSigners {
         }
         let mut cause = None;
         for entry in of_author {
-            match entry.admits(claim.times) {
+            match entry.admits(GIT, claim.times) {
                 Ok(()) => return Ok((*author).to_owned()),
                 Err((code, why)) => {
                     cause = Some(Cause::new(code, format!("the key {fingerprint} of <{author}> {why}")))
@@ -129,6 +109,52 @@ impl TrustedSigners {
         }
         Err(cause.unwrap_or_else(|| Cause::new("untrusted_signer", "no trusted signer fits")))
     }
+
+    /// Everybody whose key made this signature over `signed` in `namespace`, valid at `now` (Unix seconds); never empty.
+    /// They count as one person: a key is held by one.
+    pub(crate) fn holders(
+        &self,
+        namespace: &str,
+        signed: &[u8],
+        signature: &[u8],
+        now: i64,
+    ) -> Result<Vec<String>, Cause> {
+        let (fingerprint, known) = self.key_of(namespace, signed, signature)?;
+        let (mut holders, mut cause) = (Vec::new(), None);
+        for entry in known {
+            match entry.admits(namespace, &[now]) {
+                Ok(()) => holders.extend(entry.principals.iter().cloned()),
+                Err((code, why)) => cause = Some(Cause::new(code, format!("the key {fingerprint} {why}"))),
+            }
+        }
+        match cause.filter(|_| holders.is_empty()) {
+            Some(cause) => Err(cause),
+            None => Ok(holders),
+        }
+    }
+
+    /// The fingerprint of the key that made an SSH signature, and its entries; never none.
+    fn key_of(&self, namespace: &str, signed: &[u8], signature: &[u8]) -> Result<(Fingerprint, Vec<&Entry>), Cause> {
+        if !signature.starts_with(b"-----BEGIN SSH SIGNATURE-----") {
+            let message = "the signature is not an SSH signature; sign with `git config gpg.format ssh`";
+            return Err(Cause::new("unsupported_signature", message));
+        }
+        let bad = |why: String| Cause::new("bad_signature", why);
+        let signature = SshSig::from_pem(signature).map_err(|e| bad(format!("the signature is malformed: {e}")))?;
+        if matches!(signature.signature().algorithm(), Algorithm::Rsa { hash: None }) {
+            return Err(bad("the signature is RSA with SHA-1".to_owned()));
+        }
+        let key = PublicKey::from(signature.public_key().clone());
+        key.verify(namespace, signed, &signature)
+            .map_err(|_| bad("the signature does not fit what it is to sign".to_owned()))?;
+        let fingerprint = key.fingerprint(HashAlg::Sha256);
+        let known: Vec<&Entry> = self.0.iter().filter(|e| e.key == *signature.public_key()).collect();
+        if known.is_empty() {
+            let message = format!("the key {fingerprint} is not among the trusted signers");
+            return Err(Cause::new("untrusted_signer", message));
+        }
+        Ok((fingerprint, known))
+    }
 }
 
 fn principals(entries: &[&Entry]) -> String {
@@ -136,9 +162,9 @@ fn principals(entries: &[&Entry]) -> String {
 }
 
 impl Entry {
-    fn admits(&self, times: &[i64]) -> Result<(), (&'static str, &'static str)> {
-        if self.namespaces.as_ref().is_some_and(|n| !n.iter().any(|n| n == NAMESPACE)) {
-            return Err(("untrusted_signer", "is not trusted for the namespace `git`"));
+    fn admits(&self, namespace: &str, times: &[i64]) -> Result<(), (&'static str, &'static str)> {
+        if self.namespaces.as_ref().is_some_and(|n| !n.iter().any(|n| n == namespace)) {
+            return Err(("untrusted_signer", "is not trusted for this namespace (`namespaces`)"));
         }
         for time in times {
             if self.valid_after.is_some_and(|after| *time < after) {
@@ -233,9 +259,9 @@ mod tests {
         let second = &signers.0[1];
         assert_eq!(second.namespaces.as_deref(), Some(&["git".to_owned(), "file".to_owned()][..]));
         assert_eq!((second.valid_after, second.valid_before), (Some(1_704_153_600), Some(1_735_787_045)));
-        assert!(second.admits(&[1_704_153_600]).is_ok());
-        assert_eq!(second.admits(&[1_704_153_599]).unwrap_err().0, "signer_not_yet_valid");
-        assert_eq!(second.admits(&[1_704_153_600, 1_735_787_045]).unwrap_err().0, "signer_expired");
+        assert!(second.admits(GIT, &[1_704_153_600]).is_ok());
+        assert_eq!(second.admits(GIT, &[1_704_153_599]).unwrap_err().0, "signer_not_yet_valid");
+        assert_eq!(second.admits(GIT, &[1_704_153_600, 1_735_787_045]).unwrap_err().0, "signer_expired");
     }
 
     #[test]

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use signet_mtls::SpiffeId;
 use signet_policy::{Bundle, Effect};
 
-use super::{Call, request};
+use super::Call;
+use super::in_force::Question;
 
 /// For how long the bundle before is kept. Longer than any control plane goes on judging a bundle by it.
 const KEPT: Duration = Duration::from_secs(3600);
@@ -38,8 +39,8 @@ impl Before {
         (!back).then(|| Self { bundle: Arc::clone(old), since: Instant::now() })
     }
 
-    pub(super) fn allowed(&self, call: &Call<'_>, now_us: i64) -> bool {
-        self.since.elapsed() < KEPT && self.bundle.decide(&request(call, now_us)).effect == Effect::Allow
+    pub(super) fn allowed(&self, question: &Question<'_>) -> bool {
+        self.since.elapsed() < KEPT && question.ask(Some(&self.bundle)).effect == Effect::Allow
     }
 }
 

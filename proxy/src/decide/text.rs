@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::Call;
 use crate::flow::UNAUTHENTICATED;
+use crate::snapshot::break_glass::Grant;
 use crate::token::EndUser;
 
 /// Text of at most `N` bytes; what does not fit makes it fail as a whole.
@@ -92,8 +93,8 @@ impl<'a> CallText<'a> {
     }
 }
 
-/// The most values that a context has: six of the call, six of its end user, and the slice.
-const VALUES: usize = 13;
+/// The most values that a context has: six of the call, six of its end user, four of a grant, and the slice.
+const VALUES: usize = 17;
 /// What a record calls the digest of the slice that decided, where that was not the whole bundle. No attribute of the
 /// schema's context has this name, so recomputing passes it over.
 const SLICE: &str = "policy_slice";
@@ -128,7 +129,12 @@ impl Call<'_> {
     }
     /// Every value of the request that a policy could read, by the names of the schema's context; and the digest of the
     /// slice that decided, where the proxy holds one.
-    pub(super) fn context<'c>(&'c self, text: &'c CallText<'_>, slice: Option<&'c str>) -> Context<'c> {
+    pub(super) fn context<'c>(
+        &'c self,
+        text: &'c CallText<'_>,
+        grant: Option<&'c Grant>,
+        slice: Option<&'c str>,
+    ) -> Context<'c> {
         let net = self.net();
         let (fifth, sixth) = match self.action {
             Action::Http { method, host, .. } => (Some(("method", method)), Some(("host", host))),
@@ -147,7 +153,9 @@ impl Call<'_> {
             slice.map(|digest| (SLICE, digest)),
         ];
         let claims = self.end_user.map(EndUser::pairs).unwrap_or_default();
-        let values = first.into_iter().flatten().chain(claims.iter().map(|(name, value)| (*name, value.as_str())));
+        let granted = grant.map(Grant::pairs).unwrap_or_default();
+        let more = claims.iter().chain(granted).map(|(name, value)| (*name, value.as_str()));
+        let values = first.into_iter().flatten().chain(more);
         let (mut pairs, mut used) = ([("", ""); VALUES], 0);
         for (place, value) in pairs.iter_mut().zip(values) {
             *place = value;

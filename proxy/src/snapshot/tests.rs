@@ -16,6 +16,17 @@ fn policy(id: &str) -> wire::PolicyBundle {
     }
 }
 
+fn grant(id: &str, approvers: &[&str], until: i64) -> wire::BreakGlass {
+    wire::BreakGlass {
+        id: id.to_owned(),
+        principals: vec!["spiffe://east.bank.example/ns/bank/sa/web".to_owned()],
+        services: vec!["east.bank.example/bank/ledger".to_owned()],
+        ticket: "INC-1".to_owned(),
+        approvers: approvers.iter().map(|who| (*who).to_owned()).collect(),
+        until,
+    }
+}
+
 fn good(version: u64) -> wire::Snapshot {
     wire::Snapshot {
         version,
@@ -44,6 +55,7 @@ fn good(version: u64) -> wire::Snapshot {
         }],
         exported: Vec::new(),
         external: Vec::new(),
+        break_glass: vec![grant("g1", &["alice@bank.example"], 100)],
     }
 }
 
@@ -75,6 +87,10 @@ fn refuses_bad_fields_and_names_them() {
             },
             "outbound[0].failover",
         ),
+        (|s| s.break_glass[0].principals[0] = "web".to_owned(), "break_glass[0].principals[0]"),
+        (|s| s.break_glass[0].services.clear(), "break_glass[0].principals"),
+        (|s| s.break_glass[0].ticket.clear(), "break_glass[0].ticket"),
+        (|s| s.break_glass[0].until = i64::MAX, "break_glass[0].until"),
         (|s| s.policy.as_mut().unwrap().digest = "sha256:00".to_owned(), "policy"),
         (|s| s.policy.as_mut().unwrap().files[0].content = "permit(".to_owned(), "policy"),
         (
@@ -94,6 +110,33 @@ fn refuses_bad_fields_and_names_them() {
     }
     let snapshot = Snapshot::from_wire(&good(1), None).unwrap();
     assert_eq!(snapshot.outbound[0].hosts[0].as_ref(), "ledger");
+}
+
+#[test]
+fn a_grant_covers_its_callers_and_services_until_its_end() {
+    let mut wire = good(1);
+    wire.break_glass = vec![
+        grant("one-signer", &["alice@bank.example"], 900),
+        grant("two-signers", &["alice@bank.example", "bob@bank.example"], 100),
+        grant("two-signers-later", &["alice@bank.example", "bob@bank.example"], 200),
+    ];
+    let snapshot = Snapshot::from_wire(&wire, None).unwrap();
+    let [web, app]: [SpiffeId; 2] =
+        ["web", "app"].map(|sa| format!("spiffe://east.bank.example/ns/bank/sa/{sa}").parse().unwrap());
+    let covering = |principal: &SpiffeId, service: &str, now_us| {
+        snapshot.break_glass.iter().find(|g| g.covers(principal, service, now_us)).map(|g| g.id.to_string())
+    };
+    const LEDGER: &str = "east.bank.example/bank/ledger";
+    for (principal, service, now_us, grant) in [
+        (&web, LEDGER, 0, Some("two-signers-later")),
+        (&web, LEDGER, 199_999_999, Some("two-signers-later")),
+        (&web, LEDGER, 200_000_000, Some("one-signer")),
+        (&web, LEDGER, 900_000_000, None),
+        (&app, LEDGER, 0, None),
+        (&web, "east.bank.example/bank/payments", 0, None),
+    ] {
+        assert_eq!(covering(principal, service, now_us).as_deref(), grant, "{principal} {service} {now_us}");
+    }
 }
 
 #[test]

@@ -242,6 +242,7 @@ impl Pair {
             })],
             exported: Vec::new(),
             external: Vec::new(),
+            break_glass: Vec::new(),
         };
         let (snapshots, receiver) = watch::channel(Arc::new(snapshot));
 

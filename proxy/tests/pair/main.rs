@@ -9,6 +9,7 @@
 )]
 
 mod apps;
+mod break_glass;
 mod conformance;
 mod drain;
 mod egress;

@@ -11,6 +11,7 @@
 )]
 
 mod bank;
+mod break_glass;
 mod command_line;
 mod dashboard;
 mod demos;
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
     let shared = Shared::default();
     let over_demo: Vec<(&str, Test)> = [
         bank::TESTS,
+        break_glass::TESTS,
         command_line::TESTS,
         dashboard::TESTS,
         evidence::TESTS,

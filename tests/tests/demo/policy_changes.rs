@@ -144,7 +144,7 @@ async fn strangers(demo: &Demo) -> anyhow::Result<()> {
     refused(demo, &["-c", &signing_key, "commit", "--quiet", "-S", "-m", "A stranger's"], "untrusted_signer").await
 }
 
-fn make_key(path: &Path) -> anyhow::Result<()> {
+pub(crate) fn make_key(path: &Path) -> anyhow::Result<()> {
     let mut command = Command::new("ssh-keygen");
     command.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(path);
     let output = cli::run(command)?;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 use signet_api::control::{MeshRequest, MeshState, ProxyStatus};
 
+use super::break_glass::Grant;
 use crate::arguments::Global;
 use crate::context::Context;
 use crate::failure::Failure;
@@ -31,6 +32,8 @@ struct Cluster {
     /// The branch's head, where it was refused.
     refused_commit: String,
     refused_reason: String,
+    /// Grants for an emergency that are in force.
+    break_glass: Vec<Grant>,
     proxies: Vec<Proxy>,
 }
 
@@ -114,6 +117,7 @@ fn summary(name: &str, mesh: MeshState) -> Cluster {
         }
         _ => State::Behind,
     };
+    let break_glass = mesh.break_glass.into_iter().map(|status| Grant::of(name, status)).collect();
     let proxies = mesh.proxies.into_iter().map(|proxy| Proxy {
         cluster: name.to_owned(),
         state: state(&proxy),
@@ -127,6 +131,7 @@ fn summary(name: &str, mesh: MeshState) -> Cluster {
     Cluster {
         cluster: name.to_owned(),
         proxies: proxies.collect(),
+        break_glass,
         commit: policy.commit,
         bundle_digest: policy.digest,
         signer: policy.signer,
@@ -153,6 +158,9 @@ impl Cluster {
         if !self.refused_commit.is_empty() {
             let (refused, reason) = (short(&self.refused_commit), printable(&self.refused_reason));
             text.push_str(&format!("\n{name}: the head {refused} was refused: {reason}"));
+        }
+        for grant in &self.break_glass {
+            text.push_str(&format!("\n{name}: {}", grant.line()));
         }
         text
     }

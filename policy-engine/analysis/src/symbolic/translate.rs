@@ -301,6 +301,10 @@ impl Translator<'_> {
             (["jwt"], "iss" | "sub" | "aud" | "scopes" | "groups" | "acr") if self.knows_end_users() => {
                 Expr::get_attr(variable("jwt"), name.into())
             }
+            ([], "break_glass") if self.knows_grants() => variable("break_glass"),
+            (["break_glass"], "ticket" | "approvers" | "until") if self.knows_grants() => {
+                Expr::get_attr(variable("break_glass"), name.into())
+            }
             _ => return None,
         })
     }
@@ -308,6 +312,11 @@ impl Translator<'_> {
     /// Whether requests of this type may carry an end user's token.
     fn knows_end_users(&self) -> bool {
         self.action.starts_with("http:") || self.action == "grpc:call"
+    }
+
+    /// Whether a grant may cover requests of this type: it names its callers.
+    fn knows_grants(&self) -> bool {
+        self.caller == Caller::Workload
     }
 
     fn has(&self, of: &Expr, names: &[&str]) -> Translated {
@@ -335,8 +344,14 @@ impl Translator<'_> {
                     has
                 }
             }
-            // No request carries this yet (the engine's `Request` has no place for it).
-            ["break_glass", ..] => Expr::val(false),
+            ["break_glass", ..] if !self.knows_grants() => Expr::val(false),
+            // `context.break_glass has ticket` stands behind a guard of its own, and a grant has all of its attributes.
+            ["break_glass", "ticket" | "approvers" | "until"] if !context_path(of).is_some_and(|p| p.is_empty()) => {
+                Expr::val(true)
+            }
+            ["break_glass"] | ["break_glass", "ticket" | "approvers" | "until"] => {
+                Expr::has_attr(Expr::var(Var::Context), "break_glass".into())
+            }
             ["sni"] if self.action.ends_with(":connect") || self.action == "gateway:forward" => {
                 Expr::has_attr(Expr::var(Var::Context), "sni".into())
             }

@@ -11,7 +11,7 @@ use super::translate::Compiled;
 use crate::template::{Segment, Shape, Template, http};
 
 /// Variables whose values are bounded only where a policy reads them.
-const BOUNDED: [&str; 7] = ["dst_port", "minute_of_day", "weekday", "now", "path", "method", "jwt"];
+const BOUNDED: [&str; 8] = ["dst_port", "minute_of_day", "weekday", "now", "path", "method", "jwt", "break_glass"];
 
 /// Which routes are tried before one of them is taken.
 pub(crate) struct RouteRule<'t> {
@@ -76,6 +76,9 @@ pub(crate) fn world(question: &Question<'_>, policies: &[&[Compiled]]) -> Vec<Ex
     if read.contains("jwt") {
         holds.push(end_user(question));
     }
+    if read.contains("break_glass") {
+        holds.extend(grant(read.contains("now")));
+    }
     if read.contains("path") {
         let like_path = |parts: &[Option<&str>]| like(variable("path"), pattern(parts.iter().copied()));
         holds.push(like_path(&[Some("/"), None]));
@@ -112,6 +115,19 @@ fn end_user(question: &Question<'_>) -> Expr {
     // Not `or`: what reads the claims has to stand behind the guard.
     let has = Expr::has_attr(Expr::var(Var::Context), "jwt".into());
     ite(has, vouched, Expr::val(true))
+}
+
+/// A grant has a ticket and ends, after the request's time where a policy reads that.
+fn grant(reads_now: bool) -> Option<Expr> {
+    let part = |name: &str| Expr::get_attr(variable("break_glass"), name.into());
+    let (first, last) = datetime("1970-01-02").zip(datetime("2999-12-31"))?;
+    let mut holds =
+        vec![not(eq(part("ticket"), text(""))), Expr::lesseq(first, part("until")), Expr::less(part("until"), last)];
+    if reads_now {
+        holds.push(Expr::less(variable("now"), part("until")));
+    }
+    let has = Expr::has_attr(Expr::var(Var::Context), "break_glass".into());
+    Some(ite(has, all(holds), Expr::val(true)))
 }
 
 fn datetime(day: &str) -> Option<Expr> {
