@@ -50,6 +50,9 @@ pub struct PolicyConfig {
     /// Its branch.
     #[serde(default = "main_branch")]
     pub branch: String,
+    /// The highest of the signed tags `<tags><version>` is enforced, whatever the branch says: `policy-` for `policy-1.12`.
+    #[serde(default)]
+    pub tags: Option<String>,
     /// OpenSSH `allowed_signers` file. Never part of the repository.
     pub trusted_signers: PathBuf,
     /// Rules that ask for signatures of owners or of several people. Never part of the repository either.

@@ -1,4 +1,4 @@
-//! Follows a branch of the policy repository: a head that is accepted becomes the policy in force at once, a head that
+//! Follows a branch, or the signed tags, of the policy repository: a head that is accepted becomes the policy in force at once, a head that
 //! is refused is recorded and changes nothing.
 //!
 //! INVARIANT: history goes forward only. The last accepted commit is on disk before its bundle is in force, so a restart
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use signet_observe::error_chain;
 use signet_policy::BundleSource;
-use signet_policy_repository::{Refusal, Repository, ReviewRules, TrustedSigners};
+use signet_policy_repository::{Refusal, Repository, RepositoryError, ReviewRules, TrustedSigners};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -107,6 +107,8 @@ struct KeptActive {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Judged {
     head: String,
+    /// The commit, or the tag of it.
+    position: String,
     signers: Option<(SystemTime, u64)>,
     reviews: Option<(SystemTime, u64)>,
 }
@@ -222,13 +224,14 @@ impl PolicySource {
     /// Looks at the branch once. Idempotent: a head that was judged is not judged again.
     fn step(&mut self) {
         self.try_bundle();
-        let head = match self.head() {
-            Ok(head) => head,
+        let (head, position) = match self.head() {
+            Ok(found) => found,
             Err(error) => return self.unreadable(error),
         };
         let active = self.state.borrow().active.clone();
         let judged = Judged {
             head,
+            position,
             signers: stamp(&self.config.trusted_signers),
             reviews: self.config.reviews.as_deref().and_then(stamp),
         };
@@ -264,7 +267,7 @@ impl PolicySource {
                 }
             }
             // Not a judgement of the head: the files were not readable just now.
-            Err(refusal) if matches!(refusal.reason_code.as_str(), "unreadable" | "no_branch") => {
+            Err(refusal) if matches!(refusal.reason_code.as_str(), "unreadable" | "no_branch" | "no_tag") => {
                 return self.unreadable(refusal.message);
             }
             Err(refusal) => self.refuse(refusal, active.as_deref()),
@@ -272,15 +275,19 @@ impl PolicySource {
         self.judged = Some(judged);
     }
 
-    fn head(&mut self) -> Result<String, String> {
+    fn head(&mut self) -> Result<(String, String), String> {
         if self.repository.is_none() {
             let opened = Repository::open(&self.config.repository, &self.config.branch);
-            self.repository = Some(opened.map_err(|error| error_chain(&error))?);
+            let opened = opened.map_err(|error| error_chain(&error))?;
+            self.repository = Some(match &self.config.tags {
+                Some(prefix) => opened.with_tags(prefix),
+                None => opened,
+            });
         }
-        let head = self.repository.as_ref().map(Repository::head);
+        let head = self.repository.as_ref().map(|repository| Ok((repository.head()?, repository.position()?)));
         match head {
-            Some(Ok(head)) => Ok(head.to_string()),
-            Some(Err(error)) => {
+            Some(Ok((head, position))) => Ok((head.to_string(), position)),
+            Some(Err::<_, RepositoryError>(error)) => {
                 // It may have been replaced: open it anew next time.
                 self.repository = None;
                 Err(error_chain(&error))

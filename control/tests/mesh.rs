@@ -166,6 +166,48 @@ async fn a_bundle_that_denies_what_was_allowed_is_taken_back_and_stays_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_highest_signed_tag_is_enforced_and_the_branch_is_not() {
+    let world = World::new();
+    let mut east = Cluster::new(&world, "east.example");
+    east.tags = Some("policy-".into());
+    let first = east.head();
+    east.git(&["tag", "-s", "-m", "release", "policy-1"]);
+    let east = east.start().await;
+    let mut ledger = Proxy::open(&east, "ns/bank/proxy/ledger").await;
+    let snapshot = ledger.next(SOON).await;
+    assert_eq!(snapshot.policy.as_ref().unwrap().commit, first);
+    ledger.ack(&snapshot).await;
+
+    let second = east.commit("policies/more.cedar", "@id(\"more\") forbid(principal, action, resource);\n");
+    ledger.expect_silence().await;
+    // Not signed, so refused; the same commit under a tag that is made anew is another matter.
+    east.git(&["tag", "policy-2"]);
+    let status = east.status_when("the refusal shows", |s| s.policy.as_ref().unwrap().refused_commit == second).await;
+    let policy = status.policy.unwrap();
+    assert!(policy.refused_reason.starts_with("unsigned") && policy.commit == first, "{policy:?}");
+    east.git(&["tag", "-f", "-s", "-m", "release", "policy-2"]);
+    let snapshot = ledger.next(COMMIT).await;
+    assert_eq!(snapshot.policy.as_ref().unwrap().commit, second);
+    ledger.ack(&snapshot).await;
+
+    // Nothing leads back, and a restart activates nothing twice.
+    east.git(&["tag", "-d", "policy-2"]);
+    let refused =
+        |s: &signet_api::control::MeshState| s.policy.as_ref().unwrap().refused_reason.starts_with("rewritten");
+    assert_eq!(east.status_when("the refusal shows", refused).await.policy.unwrap().commit, second);
+    east.git(&["tag", "-s", "-m", "release", "policy-3"]);
+    let east = east.stop().await.start().await;
+    let now = |s: &signet_api::control::MeshState| {
+        s.policy.as_ref().is_some_and(|p| p.commit == second && p.refused_commit.is_empty())
+    };
+    east.status_when("it is in force", now).await;
+    world.audit().until("its activation", |notes| notes.event("policy:activate", &second)).await;
+    let notes = world.audit().notes();
+    let activated = notes.records.iter().filter(|r| r.action == "policy:activate" && r.policy_commit == second);
+    assert_eq!(activated.count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_does_not_validate_is_refused() {
     let world = World::new();
     let east = Cluster::new(&world, "east.example").start().await;

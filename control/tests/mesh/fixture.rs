@@ -227,6 +227,7 @@ pub(crate) struct Cluster<'w> {
     root: PathBuf,
     pub(crate) lease_seconds: u32,
     pub(crate) break_glass: Option<BreakGlassConfig>,
+    pub(crate) tags: Option<String>,
     listen: std::cell::Cell<Option<SocketAddr>>,
     identity: String,
 }
@@ -243,6 +244,7 @@ impl<'w> Cluster<'w> {
             root,
             lease_seconds: 60,
             break_glass: None,
+            tags: None,
             listen: std::cell::Cell::new(None),
             identity: "127.0.0.1:1".into(),
         };
@@ -353,6 +355,7 @@ impl<'w> Cluster<'w> {
             policy: PolicyConfig {
                 repository: self.root.join("repo"),
                 branch: "main".into(),
+                tags: self.tags.clone(),
                 trusted_signers: self.root.join("signers"),
                 reviews: Some(self.root.join("reviews.yaml")),
                 state: self.root.join("state/policy.json"),

@@ -23,6 +23,7 @@ mod repository;
 mod reviews;
 mod revision;
 mod signers;
+mod tags;
 mod tree;
 
 pub use announced::Announced;

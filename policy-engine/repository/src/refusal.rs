@@ -12,6 +12,10 @@ pub enum RepositoryError {
     Open { path: PathBuf, why: String },
     #[error("the policy repository `{}` has no branch `{branch}`; make a commit on it or configure another", .path.display())]
     NoBranch { path: PathBuf, branch: String },
+    #[error("the policy repository `{}` has no tag `{prefix}<version>`, such as `{prefix}1.0`; make one with `git tag -s`", .path.display())]
+    NoTag { path: PathBuf, prefix: String },
+    #[error("cannot read the tags `{prefix}*` of the policy repository `{}`: {why}", .path.display())]
+    Tags { path: PathBuf, prefix: String, why: String },
     #[error("cannot read branch `{branch}` of the policy repository `{}`: {why}", .path.display())]
     Branch { path: PathBuf, branch: String, why: String },
 }
@@ -24,7 +28,7 @@ pub struct Refusal {
     pub commit: String,
     /// Stable: `unsigned`, `unsupported_signature`, `bad_signature`, `untrusted_signer`, `signer_expired`,
     /// `signer_not_yet_valid`, `signer_not_author`, `signer_not_committer`, `needs_signatures`, `rewritten`, `too_large`, `symlink`,
-    /// `submodule`, `not_utf8`, `corrupt`, `unreadable`, `no_branch`, `tests_failed`, or the code of the first problem
+    /// `submodule`, `not_utf8`, `corrupt`, `unreadable`, `no_branch`, `no_tag`, `tag_renamed`, `tests_failed`, or the code of the first problem
     /// (`parse`, `validation`, `unguarded_attribute`, `settings`, `missing_id`, `duplicate_id`, ...).
     pub reason_code: String,
     /// What was wrong and where: commits by id, files with line and column.

@@ -1,4 +1,4 @@
-//! A policy repository on disk: its head, and the way from a head to an accepted bundle.
+//! A policy repository on disk: its head, the branch's or the highest signed tag's, and the way from a head to an accepted bundle.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use gix::ObjectId;
+use gix::objs::Kind;
 use signet_policy::BundleSource;
 
 use crate::announced::{Announced, in_message};
@@ -15,6 +16,7 @@ use crate::layout::Bounds;
 use crate::refusal::{Cause, Refusal, RepositoryError};
 use crate::reviews::{Change, ReviewRules};
 use crate::signers::TrustedSigners;
+use crate::tags::{Tag, highest};
 use crate::tree::read_files;
 
 /// A commit's object id in hex.
@@ -33,19 +35,27 @@ impl fmt::Display for CommitId {
     }
 }
 
-/// A policy repository and the branch that is enforced. Each call opens it afresh, so a repository that was replaced
+/// A policy repository and the branch, or the tags, that are enforced. Each call opens it afresh, so a repository that was replaced
 /// or repacked is seen as it is. All calls block on files: run them off the async threads.
 #[derive(Clone, Debug)]
 pub struct Repository {
     path: PathBuf,
     branch: String,
+    tags: Option<String>,
     bounds: Bounds,
+}
+
+/// What is to be enforced, and the tag that says so.
+struct Head {
+    commit: ObjectId,
+    tag: Option<Tag>,
 }
 
 impl Repository {
     /// A repository at `path` (its work tree, its `.git` or a bare one), which has to exist; the branch need not yet.
     pub fn open(path: impl AsRef<Path>, branch: &str) -> Result<Self, RepositoryError> {
-        let repository = Self { path: path.as_ref().to_owned(), branch: branch.to_owned(), bounds: Bounds::default() };
+        let (path, branch) = (path.as_ref().to_owned(), branch.to_owned());
+        let repository = Self { path, branch, tags: None, bounds: Bounds::default() };
         repository.git()?;
         Ok(repository)
     }
@@ -53,6 +63,13 @@ impl Repository {
     #[must_use]
     pub fn with_bounds(mut self, bounds: Bounds) -> Self {
         self.bounds = bounds;
+        self
+    }
+
+    /// Follows the highest of the signed tags `<prefix><version>` instead of the branch; a version is numbers and dots.
+    #[must_use]
+    pub fn with_tags(mut self, prefix: &str) -> Self {
+        self.tags = Some(prefix.to_owned());
         self
     }
 
@@ -64,13 +81,30 @@ impl Repository {
         &self.branch
     }
 
-    /// The branch's commit, whether acceptable or not.
+    /// The branch's, or the highest tag's, commit, whether acceptable or not.
     pub fn head(&self) -> Result<CommitId, RepositoryError> {
         let git = self.git()?;
-        self.head_id(&git).map(|id| CommitId(id.to_string()))
+        let id = self.position_in(&git)?;
+        // What is no commit and no tag of one is refused by [`Repository::accept`].
+        let commit = git.find_object(id).ok().and_then(|object| object.peel_to_kind(Kind::Commit).ok());
+        Ok(CommitId(commit.map_or(id, |commit| commit.id).to_string()))
     }
 
-    /// The bundle of the branch's head, if it may be enforced.
+    /// The object that the branch, or the highest tag, names: a tag that was made anew has another, also for the same commit.
+    pub fn position(&self) -> Result<String, RepositoryError> {
+        let git = self.git()?;
+        self.position_in(&git).map(|id| id.to_string())
+    }
+
+    fn position_in(&self, git: &gix::Repository) -> Result<ObjectId, RepositoryError> {
+        match &self.tags {
+            Some(prefix) => highest(git, &self.path, prefix).map(|(_, id)| id),
+            None => self.branch_id(git),
+        }
+    }
+
+    /// The bundle of the branch's head, or of the highest tag's commit, if it may be enforced. A tag needs a trusted
+    /// tagger's signature beside those of the commits.
     ///
     /// `last_accepted` is the commit that was accepted before; the head has to descend from it by first parents, and
     /// every commit between has to be signed. Without one the head's own signature is enough. What changed since needs
@@ -85,14 +119,16 @@ impl Repository {
         reviews: &ReviewRules,
     ) -> Result<BundleSource, Refusal> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|d| i64::try_from(d.as_secs()).ok());
-        let fail = |e: RepositoryError| {
-            let code = if matches!(e, RepositoryError::NoBranch { .. }) { "no_branch" } else { "unreadable" };
-            Cause::new(code, e.to_string()).refuse("")
-        };
-        let git = self.git().map_err(fail)?;
-        let head = self.head_id(&git).map_err(fail)?;
+        let now = now.unwrap_or(i64::MAX);
+        let git = self.git().map_err(|error| unreadable(&error).refuse(""))?;
+        let Head { commit: head, tag } = self.head_in(&git)?;
+        if let Some(tag) = tag {
+            // What was accepted stays so.
+            let new = last_accepted != Some(head.to_string().as_str());
+            tag.verify(signers, new.then_some(now)).map_err(|cause| cause.refuse(head))?;
+        }
         let (files, signer) = self
-            .read(&git, head, last_accepted, &Trust { signers, reviews, now: now.unwrap_or(i64::MAX) })
+            .read(&git, head, last_accepted, &Trust { signers, reviews, now })
             .map_err(|cause| cause.refuse(head))?;
         let source = BundleSource { commit: head.to_string(), signer, files };
         judge(source)
@@ -153,7 +189,17 @@ impl Repository {
             .map_err(|e| RepositoryError::Open { path: self.path.clone(), why: e.to_string() })
     }
 
-    fn head_id(&self, git: &gix::Repository) -> Result<ObjectId, RepositoryError> {
+    fn head_in(&self, git: &gix::Repository) -> Result<Head, Refusal> {
+        let Some(prefix) = &self.tags else {
+            let commit = self.branch_id(git).map_err(|error| unreadable(&error).refuse(""))?;
+            return Ok(Head { commit, tag: None });
+        };
+        let (name, id) = highest(git, &self.path, prefix).map_err(|error| unreadable(&error).refuse(""))?;
+        let tag = Tag::read(git, &name, id).map_err(|cause| cause.refuse(id))?;
+        Ok(Head { commit: tag.commit(), tag: Some(tag) })
+    }
+
+    fn branch_id(&self, git: &gix::Repository) -> Result<ObjectId, RepositoryError> {
         let (path, branch) = (self.path.clone(), self.branch.clone());
         let name = format!("refs/heads/{branch}");
         let found = git.try_find_reference(name.as_str()).map(|r| r.map(|mut r| r.peel_to_id().map(|id| id.detach())));
@@ -164,6 +210,16 @@ impl Repository {
             Err(e) => Err(RepositoryError::Branch { path, branch, why: e.to_string() }),
         }
     }
+}
+
+/// Not a judgement of a head: there is none, or it cannot be read now.
+fn unreadable(error: &RepositoryError) -> Cause {
+    let code = match error {
+        RepositoryError::NoBranch { .. } => "no_branch",
+        RepositoryError::NoTag { .. } => "no_tag",
+        _ => "unreadable",
+    };
+    Cause::new(code, error.to_string())
 }
 
 /// Who may change the policies, and what of them together.
