@@ -11,6 +11,7 @@ use signet_tests::demo::{Demo, program};
 use signet_tests::wait::until;
 use signet_tests::{calls, records};
 
+use crate::policy_changes::{git, until_head_is_enforced};
 use crate::{Running, Test};
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
@@ -228,22 +229,7 @@ fn policy_check(demo: &Demo) -> Running<'_> {
 
 fn policy_status(demo: &Demo) -> Running<'_> {
     Box::pin(async move {
-        let mut git = Command::new("git");
-        git.arg("-C").arg(&demo.endpoints().policy_repo).args(["rev-parse", "HEAD"]);
-        let head = cli::run(git)?.stdout.trim().to_owned();
-        // A commit of another test may just be on its way to the proxies, or a sidecar that it ended on its way back.
-        let clusters: Value = until("every proxy to enforce the head", Duration::from_secs(20), || async {
-            let output = signet(demo, &["policy", "status", "-o", "json"])?;
-            let json: Value = serde_json::from_str(&output.stdout)?;
-            let at_head = |cluster: &Value| {
-                let mut proxies = cluster["proxies"].as_array().into_iter().flatten();
-                cluster["commit"] == *head
-                    && proxies.all(|proxy| proxy["state"] == "current" && proxy["policy_commit"] == *head)
-            };
-            let at_head = json.as_array().is_some_and(|all| all.iter().all(at_head));
-            Ok((output.code == 0 && at_head).then_some(json))
-        })
-        .await?;
+        let clusters = until_head_is_enforced(demo).await?;
         assert_eq!(clusters.as_array().map(Vec::len), Some(2), "{clusters}");
         for cluster in clusters.as_array().into_iter().flatten() {
             let proxies = cluster["proxies"].as_array().cloned().unwrap_or_default();
@@ -251,6 +237,7 @@ fn policy_status(demo: &Demo) -> Running<'_> {
             assert!(kinds("sidecar") >= 2 && kinds("gateway") == 1, "{cluster}");
         }
         let table = signet(demo, &["policy", "status", "--cluster", "east"])?;
+        let head = git(demo, &["rev-parse", "HEAD"])?;
         assert!(table.stdout.contains(&format!("east: {head}, signed by ")), "{}", table.stdout);
         assert!(!table.stdout.contains("west:"), "{}", table.stdout);
         Ok(())

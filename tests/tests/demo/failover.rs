@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::ensure;
 use http::Method;
 use rustix::process::Signal;
 use serde_json::Value;
@@ -9,7 +10,7 @@ use signet_tests::demo::{Demo, signal};
 use signet_tests::{calls, records, wait};
 
 use crate::Test;
-use crate::policy_changes::{disable_tests, git, write};
+use crate::policy_changes::{disable_tests, git, until_head_is_enforced, write};
 
 pub(crate) const TESTS: &[(&str, Test)] =
     &[("a_service_fails_over_to_the_other_cluster_without_a_failed_call_and_returns", |demo| {
@@ -108,7 +109,9 @@ async fn fails_over(demo: &Demo) -> anyhow::Result<()> {
     git(demo, &["commit", "--quiet", "-S", "-m", "Let web ask for status"])?;
     let web =
         Web { outbound: &demo.workload("east/bank/web")?.outbound, admin: &demo.workload("east/bank/web")?.admin };
+    // Errors, not panics: what follows undoes what was done.
     let tested = async {
+        until_head_is_enforced(demo).await?;
         let ready =
             || async { Ok((web.call().await? == 200 && web.reached("west").await? == Some(true)).then_some(())) };
         wait::until("`status` to be served with somewhere else to go", Duration::from_secs(10), ready).await?;
@@ -159,7 +162,7 @@ impl Web<'_> {
     async fn until_returned(&self) -> anyhow::Result<()> {
         wait::until("calls to return to the own cluster", Duration::from_secs(10), || async {
             let before = self.failed_over().await?;
-            assert_eq!(self.call().await?, 200);
+            ensure!(self.call().await? == 200, "a call failed on the way back");
             Ok((self.failed_over().await? == before).then_some(()))
         })
         .await
@@ -176,10 +179,11 @@ async fn killed(demo: &Demo, web: &Web<'_>) -> anyhow::Result<()> {
         if pid != last && signal(pid, Signal::KILL).is_ok() {
             last = pid;
         }
-        assert_eq!(web.call().await?, 200, "after {:?}", started.elapsed());
+        let status = web.call().await?;
+        ensure!(status == 200, "{status} after {:?}", started.elapsed());
     }
     let taken = web.failed_over().await? - before;
-    assert!(taken > 20.0, "west took {taken} calls");
+    ensure!(taken > 20.0, "west took {taken} calls");
     web.until_returned().await?;
     // Each cluster decided for itself, about its own service with its own identity.
     let pool = records::connect(&demo.endpoints().postgres).await?;
@@ -212,9 +216,9 @@ async fn frozen(demo: &Demo, web: &Web<'_>) -> anyhow::Result<()> {
     }
     signal(pid, Signal::CONT)?;
     let moved = moved?;
-    assert!(moved < NOTICED, "it took {moved:?}");
+    ensure!(moved < NOTICED, "it took {moved:?}");
     for status in after {
-        assert_eq!(status?, 200);
+        ensure!(status? == 200, "a call failed after others had gone elsewhere");
     }
     web.until_returned().await
 }
@@ -230,7 +234,7 @@ async fn cluster_lost_without_traffic(demo: &Demo, web: &Web<'_>) -> anyhow::Res
     .await;
     signal(pid, Signal::CONT)?;
     let lost = lost?;
-    assert!(lost < NOTICED, "it took {lost:?}");
+    ensure!(lost < NOTICED, "it took {lost:?}");
     wait::until("the cluster to be back", 2 * NOTICED, || async {
         Ok((web.reached("west").await? == Some(true)).then_some(()))
     })

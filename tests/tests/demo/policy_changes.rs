@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use http::Method;
+use serde_json::Value;
 use signet_tests::demo::Demo;
 use signet_tests::{calls, cli, records, wait};
 
@@ -99,6 +100,24 @@ async fn enforced(demo: &Demo) -> anyhow::Result<()> {
     });
     row.await?;
     Ok(())
+}
+
+/// Waits until every proxy of every cluster enforces the head, and gives what `policy status` says then. A commit of another
+/// test may just be on its way, or a sidecar that it ended on its way back.
+pub(crate) async fn until_head_is_enforced(demo: &Demo) -> anyhow::Result<Value> {
+    let head = git(demo, &["rev-parse", "HEAD"])?;
+    wait::until("every proxy to enforce the head", Duration::from_secs(20), || async {
+        let output = cli::signet(demo, &["policy", "status", "-o", "json"])?;
+        let json: Value = serde_json::from_str(&output.stdout)?;
+        let at_head = |cluster: &Value| {
+            let mut proxies = cluster["proxies"].as_array().into_iter().flatten();
+            cluster["commit"] == *head
+                && proxies.all(|proxy| proxy["state"] == "current" && proxy["policy_commit"] == *head)
+        };
+        let at_head = json.as_array().is_some_and(|all| all.iter().all(at_head));
+        Ok((output.code == 0 && at_head).then_some(json))
+    })
+    .await
 }
 
 /// Takes the repository's tests out of the coming commit.
