@@ -10,7 +10,7 @@ use signet_tests::demo::Demo;
 use signet_tests::{calls, cli, records, wait};
 
 use crate::Test;
-use crate::policy_changes::{git, make_key, write};
+use crate::policy_changes::{git, make_key, revert, write};
 
 pub(crate) const TESTS: &[(&str, Test)] =
     &[("a_signed_grant_opens_what_a_policy_holds_back_until_it_is_revoked", |demo| Box::pin(granted(demo)))];
@@ -52,7 +52,7 @@ async fn granted(demo: &Demo) -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let outcome = open_and_close(demo, &commit, dir.path()).await;
     let revoked = break_glass(demo, &["list", "-o", "json"])?;
-    git(demo, &["revert", "--no-edit", "-S", "HEAD"])?;
+    revert(demo).await?;
     outcome?;
     assert_eq!(revoked.stdout.trim(), "[]");
     Ok(())

@@ -10,7 +10,7 @@ use signet_tests::demo::{Demo, signal};
 use signet_tests::{calls, records, wait};
 
 use crate::Test;
-use crate::policy_changes::{disable_tests, git, until_head_is_enforced, write};
+use crate::policy_changes::{disable_tests, git, revert, until_head_is_enforced, write};
 
 pub(crate) const TESTS: &[(&str, Test)] =
     &[("a_service_fails_over_to_the_other_cluster_without_a_failed_call_and_returns", |demo| {
@@ -123,7 +123,7 @@ async fn fails_over(demo: &Demo) -> anyhow::Result<()> {
     for (file, _) in &files {
         std::fs::remove_file(file)?;
     }
-    git(demo, &["revert", "--no-edit", "-S", "HEAD"])?;
+    revert(demo).await?;
     wait::until("`status` to be gone", Duration::from_secs(10), || async {
         Ok((web.call().await? == 403).then_some(()))
     })

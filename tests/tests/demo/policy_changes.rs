@@ -120,6 +120,12 @@ pub(crate) async fn until_head_is_enforced(demo: &Demo) -> anyhow::Result<Value>
     .await
 }
 
+/// Takes the last commit back, and waits until every proxy does without it: the next test finds the demo as it was.
+pub(crate) async fn revert(demo: &Demo) -> anyhow::Result<()> {
+    git(demo, &["revert", "--no-edit", "-S", "HEAD"])?;
+    until_head_is_enforced(demo).await.map(drop)
+}
+
 /// Takes the repository's tests out of the coming commit.
 pub(crate) fn disable_tests(demo: &Demo) -> anyhow::Result<()> {
     git(demo, &["rm", "--quiet", "-r", "--ignore-unmatch", "tests"]).map(drop)
@@ -202,7 +208,7 @@ async fn shadow(demo: &Demo) -> anyhow::Result<()> {
     })
     .await;
     // History moves forward only: what was accepted is taken back by a new commit.
-    git(demo, &["revert", "--no-edit", "-S", "HEAD"])?;
+    revert(demo).await?;
     let explained = explained?;
     assert!(explained.stdout.contains("test-web-writes"), "the record names the shadow policy: {}", explained.stdout);
     Ok(())

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::Test;
-use crate::policy_changes::{disable_tests, git, write};
+use crate::policy_changes::{disable_tests, git, revert, write};
 
 pub(crate) const TESTS: &[(&str, Test)] =
     &[("a_websocket_across_clusters_is_recorded_and_closed_by_the_commit_that_forbids_it", |demo| {
@@ -85,7 +85,7 @@ async fn across_clusters(demo: &Demo) -> anyhow::Result<()> {
     let mut rest = Vec::new();
     let ended = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut rest)).await;
     let took = committed.elapsed();
-    git(demo, &["revert", "--no-edit", "-S", "HEAD"])?;
+    revert(demo).await?;
     let _ = ended.context("the socket did not end in 10 s")?;
     assert!(rest.is_empty(), "nothing is said after the decision: {rest:?}");
     // A commit is in force within two seconds, and open sockets end within one of it.
